@@ -65,7 +65,7 @@ def numpy_rows(dtype: np.dtype[Any]) -> list[Row]:
     assert dtype.names is not None and dtype.fields is not None
     for name in dtype.names:
         kind, offset = dtype.fields[name][:2]
-        assert kind.base.byteorder in "<|" or np.little_endian and kind.base.byteorder == "="
+        assert kind.base.byteorder in "<|" or (np.little_endian and kind.base.byteorder == "=")
         code = f"{kind.base.kind}{kind.base.itemsize}"
         count = f"*{kind.shape[0]}" if kind.shape else ""
         rows.append((offset, kind.itemsize, name, code + count))
