@@ -1,0 +1,68 @@
+// The transport contract: moves bytes into the peer's window. Knows no slot, no sequence, no
+// session. tests/cpp/transport_conformance.hpp is this page as a test suite, run on every
+// implementation (in-process, shared memory, verbs); the kernel-socket, AF_XDP and DPDK paths have
+// to meet it too.
+//
+// A put
+//   - writes `bytes` bytes at `offset_bytes` of the peer's window, all of them or (link broken)
+//     possibly some; it never writes outside [offset, offset + bytes);
+//   - is done with `source` when it returns (it copied, inlined or finished);
+//   - becomes visible to the peer's CPU without any further call on either side;
+//   - promises nothing about the order of its own bytes, nor between two puts, beyond: each aligned
+//     64-bit word arrives whole, and two puts of one transport to the same word land in order.
+//     Where more holds, info().byte_order says so; readers verify the CRC in any case.
+//   - returning kOk says nothing about arrival: receipts come from the peer's CPU (status line).
+//
+// One thread at a time may use a transport. The data path (put, progress) never blocks, allocates,
+// throws or logs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "rdmaorder/status.hpp"
+
+namespace rdmaorder::transport {
+
+/// In which order the bytes of one put become visible.
+enum class ByteOrder : std::uint8_t {
+  kUnspecified,    ///< any order (soft-RoCE, NICs that do not attest)
+  kAscendingLine,  ///< within a 64-byte line the last word comes last; lines ascend
+};
+
+struct Info {
+  const char* name = "";            ///< "shm", "inproc", "verbs"
+  std::uint64_t window_bytes = 0;   ///< size of the peer's window
+  std::uint32_t max_put_bytes = 0;  ///< larger puts are refused with kTooLarge
+  std::uint32_t inline_bytes = 0;   ///< up to here the source is taken without a DMA read
+  std::uint32_t depth = 0;          ///< puts that may be outstanding; 0: completes at once
+  ByteOrder byte_order = ByteOrder::kUnspecified;
+  bool can_revoke = false;  ///< the owner of the window can take write permission away
+};
+
+class Transport {
+ public:
+  Transport() = default;
+  Transport(const Transport&) = delete;
+  Transport& operator=(const Transport&) = delete;
+  virtual ~Transport() = default;
+
+  /// kOk; kFull (too many outstanding: call progress and retry); kTooLarge or kInvalid (outside the
+  /// window or not 8-byte aligned: nothing was written); kTransport (the link failed, for good).
+  virtual Status put(std::uint64_t offset_bytes, const void* source,
+                     std::uint32_t bytes) noexcept = 0;
+
+  /// Reaps completions. kOk (link good) or kTransport (failed for good; `failure()` says why).
+  /// Call it off the critical path; cheap enough for every idle poll.
+  virtual Status progress() noexcept = 0;
+
+  [[nodiscard]] virtual const Info& info() const noexcept = 0;
+
+  /// Cause of kTransport in one line, empty while the link is good.
+  [[nodiscard]] virtual std::string failure() const = 0;
+
+  /// Ends the link; later puts return kTransport. Idempotent.
+  virtual void close() noexcept = 0;
+};
+
+}  // namespace rdmaorder::transport
