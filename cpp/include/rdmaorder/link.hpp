@@ -1,0 +1,105 @@
+// One establishment of the transport under a session, seen from one end: the inbound ring and
+// status line in the own window, the outbound ring and status line in the peer's, and the transport
+// between. The same class serves strategy (out: orders, in: reports) and gateway (out: reports, in:
+// orders).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "rdmaorder/platform.hpp"
+#include "rdmaorder/ring/reader.hpp"
+#include "rdmaorder/ring/writer.hpp"
+#include "rdmaorder/status.hpp"
+#include "rdmaorder/transport/transport.hpp"
+#include "rdmaorder/wire/status_line.hpp"
+
+namespace rdmaorder {
+
+struct LinkConfig {
+  std::uint64_t epoch = 0;
+  std::uint64_t previous_epoch = 0;
+  const std::uint64_t* own_window_words = nullptr;  ///< outlives the link
+  ring::Geometry inbound;                           ///< ring in the own window
+  ring::Geometry outbound;                          ///< ring in the peer's window
+  std::uint64_t next_inbound_sequence = 1;
+  std::uint64_t next_outbound_sequence = 1;
+  std::uint32_t outbound_reserve_count = 0;
+};
+
+/// What this side tells in its status line; consumed, next_sequence and time are added by the link.
+struct OwnState {
+  std::uint64_t applied = 0;
+  std::uint64_t durable = 0;
+  std::uint64_t heartbeat = 0;
+  std::uint64_t time_ns = 0;
+  PeerState state = PeerState::kOpen;
+  Reason reason = Reason::kNone;
+};
+
+/// Single thread. Nothing here blocks, allocates or throws.
+class Link {
+ public:
+  Link(const LinkConfig& config, std::unique_ptr<transport::Transport> transport)
+      : reader_(config.own_window_words, config.inbound, config.epoch, config.next_inbound_sequence,
+                config.previous_epoch),
+        writer_(config.outbound, config.epoch, config.next_outbound_sequence,
+                config.outbound_reserve_count),
+        peer_(config.own_window_words + ring::kStatusLineOffsetBytes / 8, config.epoch),
+        transport_(std::move(transport)),
+        epoch_(config.epoch) {}
+
+  /// Seals and puts one message: header and block complete in `slot_words` (slot_bytes, aligned to
+  /// 8; a cache line is best). kOk: in the peer's ring as sequence writer().next_sequence() - 1.
+  /// kFull: no credit, or the transport has too much outstanding; nothing happened. kTransport.
+  RDMAORDER_ALWAYS_INLINE Status send(ring::Lane lane, std::uint64_t* slot_words) noexcept {
+    if (RDMAORDER_UNLIKELY(!writer_.has_credit(lane))) {
+      if (!refresh_credit(lane)) return Status::kFull;
+    }
+    writer_.seal(slot_words);
+    const Status status =
+        transport_->put(writer_.next_offset_bytes(), slot_words, writer_.geometry().slot_bytes);
+    if (RDMAORDER_LIKELY(ok(status))) writer_.advance();
+    return status;
+  }
+
+  /// Puts up to `count` consecutive complete slots starting at `slots` (read only), as few
+  /// contiguous writes as ring end and `kBatchBytes` allow. Returns how many went; fewer than asked
+  /// means *status is kFull or kTransport.
+  std::uint32_t send_batch(ring::Lane lane, const std::uint64_t* slots, std::uint32_t count,
+                           Status* status) noexcept;
+
+  /// Takes the peer's consumed position into account. True when there is credit in `lane`.
+  bool refresh_credit(ring::Lane lane) noexcept;
+
+  /// Reads the peer's status line; kCorrupt when it claims what cannot be.
+  Status refresh_peer() noexcept;
+
+  /// Writes this side's status line into the peer's window.
+  Status publish(const OwnState& own) noexcept;
+
+  [[nodiscard]] ring::Reader& reader() noexcept { return reader_; }
+  [[nodiscard]] const ring::Reader& reader() const noexcept { return reader_; }
+  [[nodiscard]] const ring::Writer& writer() const noexcept { return writer_; }
+  [[nodiscard]] const wire::StatusLine& peer() const noexcept { return peer_.latest(); }
+  [[nodiscard]] transport::Transport& transport() noexcept { return *transport_; }
+  [[nodiscard]] std::uint64_t epoch() const noexcept { return epoch_; }
+  /// Inbound sequences taken but not yet told to the peer.
+  [[nodiscard]] std::uint64_t unpublished_count() const noexcept {
+    return reader_.next_sequence() - 1 - published_consumed_;
+  }
+
+  static constexpr std::uint32_t kBatchBytes = 4096;  ///< staging, hence the largest single put
+
+ private:
+  ring::Reader reader_;
+  ring::Writer writer_;
+  wire::StatusLineReader peer_;
+  std::unique_ptr<transport::Transport> transport_;
+  std::uint64_t epoch_;
+  std::uint64_t own_version_ = 0;
+  std::uint64_t published_consumed_ = 0;
+  alignas(kCacheLineBytes) std::uint64_t staging_[kBatchBytes / 8];
+};
+
+}  // namespace rdmaorder

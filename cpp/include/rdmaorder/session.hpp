@@ -1,0 +1,210 @@
+// Strategy side of a session: sends orders, polls reports, knows whether the gateway is alive.
+//
+// One thread uses a session. The send and poll paths make no system call, allocate nothing and
+// throw nothing; results are Status values. Liveness costs one TSC read a call: the gateway's
+// heartbeat is looked at every half heartbeat interval, the control socket only when a beat is
+// late.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rdmaorder/atomic_word.hpp"
+#include "rdmaorder/clock.hpp"
+#include "rdmaorder/control.hpp"
+#include "rdmaorder/link.hpp"
+#include "rdmaorder/monitor.hpp"
+#include "rdmaorder/wire/messages.hpp"
+
+namespace rdmaorder {
+
+/// LIVE: heartbeats arrive. SUSPECT: they are late, sends are refused until one comes.
+/// DEAD: the gateway is gone or broke the protocol. CLOSED: ended by close() or by Terminate.
+enum class LinkState : std::uint8_t { kLive, kSuspect, kDead, kClosed };
+const char* link_state_name(LinkState state) noexcept;
+
+struct SessionConfig {
+  control::ConnectRequest connect;
+  std::uint64_t suspect_after_ns = 20'000'000;  ///< no heartbeat for this long: SUSPECT
+  std::uint64_t dead_after_ns = 2'000'000'000;  ///< … for this long: DEAD
+  std::uint64_t torn_timeout_ns = 100'000'000;  ///< a report slot torn for this long: DEAD
+};
+
+struct SessionCounts {
+  std::uint64_t sent = 0;              ///< messages put into the order ring
+  std::uint64_t full = 0;              ///< sends refused for want of credit
+  std::uint64_t refused = 0;           ///< sends refused for the link's or the gateway's state
+  std::uint64_t reports = 0;           ///< reports delivered
+  std::uint64_t unknown_messages = 0;  ///< inbound messages of no known template
+  std::uint64_t events_dropped = 0;    ///< session events lost because nobody took them
+};
+
+class Session {
+ public:
+  /// Connects and establishes; throws Error (see control::connect).
+  static std::unique_ptr<Session> connect(const SessionConfig& config);
+  /// Over a link that exists already (tests, benchmarks, an embedded gateway). `socket` may be
+  /// empty.
+  Session(const SessionConfig& config, control::Established established,
+          std::unique_ptr<transport::Transport> transport);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // --- sending: kOk and *sequence, or a refusal and nothing happened -----------------------------
+  Status try_new_order(const wire::NewOrder& order, std::uint64_t* sequence) noexcept {
+    return try_message(wire::TemplateId::kNewOrder, order, ring::Lane::kNormal, sequence);
+  }
+  Status try_replace_order(const wire::ReplaceOrder& order, std::uint64_t* sequence) noexcept {
+    return try_message(wire::TemplateId::kReplaceOrder, order, ring::Lane::kNormal, sequence);
+  }
+  Status try_cancel_order(const wire::CancelOrder& cancel, std::uint64_t* sequence) noexcept {
+    return try_message(wire::TemplateId::kCancelOrder, cancel, ring::Lane::kUrgent, sequence);
+  }
+  Status try_mass_cancel(const wire::MassCancel& cancel, std::uint64_t* sequence) noexcept {
+    return try_message(wire::TemplateId::kMassCancel, cancel, ring::Lane::kUrgent, sequence);
+  }
+  /// A message of the session's own schema: a whole slot (slot_bytes, header set, commit word
+  /// free).
+  Status try_send_slot(std::uint64_t* slot_words, ring::Lane lane,
+                       std::uint64_t* sequence) noexcept;
+  /// Consecutive slots of slot_bytes with headers set; read only. Returns how many were sent, in
+  /// order from the first; *status is kOk when all were. Cancels in it use the urgent lane.
+  std::uint32_t try_send_batch(const std::uint64_t* slots, std::uint32_t count,
+                               Status* status) noexcept;
+
+  // --- receiving
+  // -----------------------------------------------------------------------------------
+  /// Delivers up to `max_count` execution reports. 0 with an open link means none now.
+  std::uint32_t poll(wire::ReportRecord* out, std::uint32_t max_count) noexcept;
+  /// Delivers whole slots of any schema; in each the commit word is replaced by the sequence.
+  std::uint32_t poll_slots(std::uint64_t* out, std::uint32_t max_count) noexcept;
+  /// Something is in the report ring (not yet verified).
+  [[nodiscard]] bool readable() const noexcept {
+    return wire::commit_sequence_low(load_relaxed(link_.reader().commit_word_address())) ==
+           static_cast<std::uint32_t>(link_.reader().next_sequence());
+  }
+  /// Takes the oldest session event. kEmpty when there is none.
+  Status take_event(wire::SessionEvent* event) noexcept;
+
+  /// Looks at the peer's status line, the clock and, when a heartbeat is late, the control socket.
+  /// send and poll call it by themselves; call it when doing neither for long.
+  void check_link() noexcept { check_link_at(ticks()); }
+
+  /// Graceful end: waits up to `timeout_ns` for the gateway's Terminate. True when it confirmed
+  /// every sequence sent. Idempotent.
+  bool close(std::uint64_t timeout_ns) noexcept;
+
+  // --- facts
+  // ---------------------------------------------------------------------------------------
+  [[nodiscard]] LinkState state() const noexcept { return state_; }
+  /// kOk, or why a normal order would be refused now.
+  [[nodiscard]] Status send_status() const noexcept { return gate_; }
+  /// Why the link is not LIVE, in one line.
+  [[nodiscard]] const std::string& cause() const noexcept { return cause_; }
+  /// The gateway's newest positions, state and heartbeat.
+  [[nodiscard]] const wire::StatusLine& peer() const noexcept { return link_.peer(); }
+  [[nodiscard]] std::uint64_t next_sequence() const noexcept {
+    return link_.writer().next_sequence();
+  }
+  [[nodiscard]] std::uint64_t next_report_sequence() const noexcept {
+    return link_.reader().next_sequence();
+  }
+  [[nodiscard]] std::uint32_t credit_count(ring::Lane lane) noexcept {
+    link_.refresh_credit(lane);
+    return link_.writer().credit_count(lane);
+  }
+  [[nodiscard]] std::uint32_t slot_bytes() const noexcept { return slot_bytes_; }
+  [[nodiscard]] const control::Established& established() const noexcept { return established_; }
+  [[nodiscard]] const transport::Info& transport_info() noexcept {
+    return link_.transport().info();
+  }
+  [[nodiscard]] const ring::ReaderCounts& reader_counts() const noexcept {
+    return link_.reader().counts();
+  }
+  [[nodiscard]] const SessionCounts& counts() const noexcept { return counts_; }
+  /// Send call to the poll that delivered the first report of that request, nanoseconds.
+  [[nodiscard]] monitor::Histogram& latency_ns() noexcept { return latency_ns_; }
+
+ private:
+  static constexpr std::uint32_t kStampCount = 1U << 16;
+  static constexpr std::uint32_t kEventCount = 256;
+  static constexpr std::uint32_t kIdlePollsPerCheck = 32;
+
+  template <class Block>
+  RDMAORDER_ALWAYS_INLINE Status try_message(wire::TemplateId id, const Block& block,
+                                             ring::Lane lane, std::uint64_t* sequence) noexcept {
+    wire::Slot64 slot;
+    const wire::MessageHeader header = wire::header_of(id);
+    std::memcpy(&slot.words[0], &header, sizeof header);
+    std::memcpy(&slot.words[1], &block, sizeof block);
+    if (RDMAORDER_UNLIKELY(slot_bytes_ != wire::kSlotBytesDefault)) {
+      std::memcpy(wide_slot_.data(), slot.words, wire::kHeaderBytes + wire::kBlockBytes);
+      return send_words(wide_slot_.data(), lane, sequence);
+    }
+    return send_words(slot.words, lane, sequence);
+  }
+
+  RDMAORDER_ALWAYS_INLINE Status send_words(std::uint64_t* slot_words, ring::Lane lane,
+                                            std::uint64_t* sequence) noexcept {
+    const std::uint64_t now = ticks();
+    if (RDMAORDER_UNLIKELY(now - last_check_ticks_ > check_interval_ticks_)) check_link_at(now);
+    if (RDMAORDER_UNLIKELY(!ok(gate_)) && !urgent_passes(lane)) {
+      ++counts_.refused;
+      return gate_;
+    }
+    const Status status = link_.send(lane, slot_words);
+    if (RDMAORDER_UNLIKELY(!ok(status))) return send_failed(status);
+    *sequence = link_.writer().next_sequence() - 1;
+    stamps_[*sequence & (kStampCount - 1)] = now;
+    ++counts_.sent;
+    return Status::kOk;
+  }
+  /// Cancels pass a halted or throttled gateway; nothing passes a link that is not LIVE.
+  [[nodiscard]] bool urgent_passes(ring::Lane lane) const noexcept {
+    return lane == ring::Lane::kUrgent && (gate_ == Status::kHalted || gate_ == Status::kThrottled);
+  }
+  Status send_failed(Status status) noexcept;
+  bool accept_message(std::uint64_t* slot_words, std::uint64_t sequence,
+                      std::uint64_t* now) noexcept;
+  void after_poll(std::uint32_t delivered, Status status) noexcept;
+  void check_link_at(std::uint64_t now) noexcept;
+  void judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept;
+  void ask_socket() noexcept;
+  void fail(LinkState state, const std::string& cause) noexcept;
+  void update_gate() noexcept;
+  void publish() noexcept;
+
+  // hot
+  std::uint32_t slot_bytes_;
+  Status gate_ = Status::kOk;
+  std::uint64_t last_check_ticks_ = 0;
+  std::uint64_t check_interval_ticks_ = 0;
+  std::uint32_t idle_polls_ = 0;
+  LinkState state_ = LinkState::kLive;
+  bool peer_seen_ = false;
+  SessionCounts counts_;
+  std::vector<std::uint64_t> stamps_;  ///< TSC of the send by sequence, 0 when answered
+
+  // cold
+  SessionConfig config_;
+  control::Established established_;
+  Link link_;
+  const TickRate& rate_;
+  std::vector<std::uint64_t> wide_slot_;     ///< sends in slots over 64 bytes; tail stays zero
+  std::vector<std::uint64_t> wide_inbound_;  ///< reports in slots over 64 bytes
+  std::uint64_t heartbeat_ = 0;              ///< own, told to the gateway
+  std::uint64_t peer_heartbeat_ = 0;
+  std::uint64_t last_alive_ticks_ = 0;
+  std::uint64_t torn_since_ticks_ = 0;
+  std::vector<wire::SessionEvent> events_;
+  std::size_t event_head_ = 0;
+  std::size_t event_count_ = 0;
+  std::string cause_;
+  monitor::Histogram latency_ns_;
+};
+
+}  // namespace rdmaorder

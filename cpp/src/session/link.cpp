@@ -1,0 +1,68 @@
+#include "rdmaorder/link.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace rdmaorder {
+static_assert(Link::kBatchBytes >= wire::kSlotBytesMax);
+
+bool Link::refresh_credit(ring::Lane lane) noexcept {
+  (void)
+      refresh_peer();  // a torn line is read again at the next call; a corrupt one gives no credit
+  return writer_.has_credit(lane);
+}
+
+Status Link::refresh_peer() noexcept {
+  const Status status = peer_.refresh();
+  if (!ok(status)) return status;
+  const Status credit = writer_.on_consumed(peer_.latest().consumed);
+  return ok(credit) ? Status::kOk : credit;
+}
+
+std::uint32_t Link::send_batch(ring::Lane lane, const std::uint64_t* slots, std::uint32_t count,
+                               Status* status) noexcept {
+  const std::uint32_t slot_bytes = writer_.geometry().slot_bytes;
+  const std::uint32_t slot_words = slot_bytes / 8;
+  const std::uint32_t staging_slots = kBatchBytes / slot_bytes;
+  std::uint32_t sent = 0;
+  *status = Status::kOk;
+  while (sent < count) {
+    std::uint32_t run = std::min({count - sent, writer_.contiguous_count(), staging_slots});
+    if (writer_.credit_count(lane) < run) refresh_credit(lane);
+    run = std::min(run, writer_.credit_count(lane));
+    if (run == 0) {
+      *status = Status::kFull;
+      break;
+    }
+    std::memcpy(staging_, slots + std::size_t{sent} * slot_words, std::size_t{run} * slot_bytes);
+    for (std::uint32_t i = 0; i < run; ++i) {
+      writer_.seal_ahead(staging_ + std::size_t{i} * slot_words, i);
+    }
+    *status = transport_->put(writer_.next_offset_bytes(), staging_, run * slot_bytes);
+    if (!ok(*status)) break;
+    writer_.advance(run);
+    sent += run;
+  }
+  return sent;
+}
+
+Status Link::publish(const OwnState& own) noexcept {
+  wire::StatusLine line{};
+  line.consumed = reader_.next_sequence() - 1;
+  line.applied = own.applied;
+  line.durable = own.durable;
+  line.next_sequence = writer_.next_sequence();
+  line.heartbeat = own.heartbeat;
+  line.time_ns = own.time_ns;
+  line.state = own.state;
+  line.reason = own.reason;
+  wire::seal_status_line(line, epoch_, own_version_ + 1);
+  const Status status = transport_->put(ring::kStatusLineOffsetBytes, &line, sizeof line);
+  if (ok(status)) {
+    ++own_version_;
+    published_consumed_ = line.consumed;
+  }
+  return status;
+}
+
+}  // namespace rdmaorder

@@ -1,0 +1,114 @@
+// Is the gateway's receiver loop alive? Evidence, strongest first: its heartbeat in the own window
+// (bumped by the loop itself), the control socket (end of file when the process dies). A write that
+// was acknowledged by a NIC is no evidence at all.
+#include <algorithm>
+
+#include "rdmaorder/session.hpp"
+
+namespace rdmaorder {
+
+void Session::check_link_at(std::uint64_t now) noexcept {
+  const std::uint64_t since_last_check = now - last_check_ticks_;
+  last_check_ticks_ = now;
+  if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
+  if (link_.transport().progress() == Status::kTransport) {
+    (void)send_failed(Status::kTransport);
+    return;
+  }
+  if (link_.refresh_peer() == Status::kCorrupt) {
+    fail(LinkState::kDead, "the gateway's status line claims sequence " +
+                               std::to_string(link_.peer().consumed) + ", which was never written");
+    return;
+  }
+  judge_heartbeat(now, since_last_check);
+  update_gate();
+}
+
+void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept {
+  const std::uint64_t interval = rate_.from_ns(established_.heartbeat_interval_ns);
+  const std::uint64_t suspect_after = rate_.from_ns(config_.suspect_after_ns);
+  const std::uint64_t beats = link_.peer().heartbeat - peer_heartbeat_;
+  if (beats != 0) {
+    peer_heartbeat_ = link_.peer().heartbeat;
+    // Beats since the last look prove life at some moment since then. When the last look was long
+    // ago that moment may be too; counting the beats tells about when it was.
+    const std::uint64_t accounted = beats * interval;
+    const std::uint64_t age = since_last_check > accounted ? since_last_check - accounted : 0;
+    last_alive_ticks_ = now - (since_last_check < suspect_after ? 0 : age);
+    peer_seen_ = true;
+  }
+  const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
+  if (silent < 3 * interval) {
+    if (state_ == LinkState::kSuspect) {
+      state_ = LinkState::kLive;
+      cause_.clear();
+    }
+    return;
+  }
+  ask_socket();
+  if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
+  if (silent >= rate_.from_ns(config_.dead_after_ns)) {
+    fail(LinkState::kDead, "no heartbeat from the gateway for " +
+                               std::to_string(rate_.to_ns(silent) / 1'000'000) + " ms");
+  } else if (silent >= suspect_after && state_ == LinkState::kLive) {
+    state_ = LinkState::kSuspect;
+    cause_ = "no heartbeat from the gateway for " +
+             std::to_string(rate_.to_ns(silent) / 1'000'000) + " ms; sends wait for the next one";
+  }
+}
+
+// One non-blocking system call, only when a heartbeat is already late.
+void Session::ask_socket() noexcept {
+  if (!established_.socket) return;
+  std::string text;
+  switch (control::check_peer(established_.socket.get(), &text)) {
+    case control::PeerCheck::kQuiet:
+      return;
+    case control::PeerCheck::kTerminated:
+      fail(LinkState::kClosed, "the gateway ended the session: " + text);
+      return;
+    case control::PeerCheck::kGone:
+      fail(LinkState::kDead, "the gateway process is gone (control connection closed)");
+      return;
+  }
+}
+
+void Session::fail(LinkState state, const std::string& cause) noexcept {
+  state_ = state;
+  cause_ = cause;
+  link_.transport().close();
+  update_gate();
+}
+
+void Session::update_gate() noexcept {
+  switch (state_) {
+    case LinkState::kDead:
+      gate_ = Status::kNotConnected;
+      return;
+    case LinkState::kClosed:
+      gate_ = Status::kClosed;
+      return;
+    case LinkState::kSuspect:
+      gate_ = Status::kNotConnected;
+      return;
+    case LinkState::kLive:
+      break;
+  }
+  gate_ = Status::kOk;
+  if (!peer_seen_) return;
+  switch (link_.peer().state) {
+    case PeerState::kHalted:
+      gate_ = Status::kHalted;
+      break;
+    case PeerState::kThrottled:
+      gate_ = Status::kThrottled;
+      break;
+    case PeerState::kClosing:
+      gate_ = Status::kClosed;
+      break;
+    case PeerState::kOpen:
+      break;
+  }
+}
+
+}  // namespace rdmaorder
