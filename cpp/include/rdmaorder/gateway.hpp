@@ -1,0 +1,179 @@
+// Gateway side: one receiver thread polls the order rings of many sessions, verifies, guards,
+// journals, hands on and answers.
+//
+// Threads: the receiver (start/stop, or run_pass for programs that bring their own loop) owns every
+// link and all per-order state. Control threads call open_session, attach and detach, which hand
+// their work to the receiver between two passes and wait for it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "rdmaorder/clock.hpp"
+#include "rdmaorder/handler.hpp"
+#include "rdmaorder/journal.hpp"
+#include "rdmaorder/link.hpp"
+#include "rdmaorder/memory/window.hpp"
+#include "rdmaorder/monitor.hpp"
+
+namespace rdmaorder {
+
+/// Checks each order needs to pass before journal and handler.
+struct GuardConfig {
+  /// Inclusive ranges of accepted instrument ids; empty: every id. Ids up to kInstrumentIdMax.
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> instruments;
+  std::int64_t max_quantity = INT64_MAX;
+  static constexpr std::uint32_t kInstrumentIdMax = (1U << 24) - 1;
+};
+
+/// What the receiver does in passes that found nothing.
+enum class IdleStrategy : std::uint8_t {
+  kSpin,     ///< never leaves the core: lowest latency, one core per gateway
+  kYield,    ///< spins 50 us, then sched_yield
+  kBackoff,  ///< spins 50 us, yields for 1 ms, then sleeps 50 us at a time: shared machines
+};
+
+struct GatewayConfig {
+  std::uint32_t max_session_count = 1024;
+  std::uint32_t max_ring_slot_count = 1U << 16;  ///< larger requests are granted this
+  std::uint32_t cancel_reserve_count = 16;
+  std::uint32_t batch_limit_count = 64;          ///< orders taken from one session in one go
+  std::uint32_t backlog_limit_count = 1U << 16;  ///< reports waiting for a slow strategy
+  std::uint64_t heartbeat_interval_ns = 1'000'000;
+  std::uint64_t torn_timeout_ns = 100'000'000;  ///< a slot torn for this long ends its link
+  memory::HugePages huge_pages = memory::HugePages::kTry;
+  IdleStrategy idle = IdleStrategy::kSpin;
+  int cpu = -1;               ///< pin the receiver thread; -1: do not
+  std::string counters_path;  ///< empty: not shared
+  GuardConfig guard;
+};
+
+/// What a session asks for at Negotiate.
+struct SessionRequest {
+  std::string name;
+  std::uint32_t slot_bytes = wire::kSlotBytesDefault;
+  std::uint32_t order_slot_count = 256;
+  std::uint32_t report_slot_count = 1024;
+  std::uint16_t schema_id = wire::kSchemaId;
+  std::uint16_t schema_version = wire::kSchemaVersion;
+};
+
+struct SessionGrant {
+  std::uint32_t session_index = 0;
+  bool live = false;  ///< another link is established now
+  std::uint64_t next_order_sequence = 1;
+  std::uint64_t next_report_sequence = 1;
+  std::uint32_t order_slot_count = 0;
+  std::uint32_t report_slot_count = 0;
+};
+
+struct AttachRequest {
+  std::uint32_t session_index = 0;
+  /// Sequence the strategy says it writes next; 0: take up where the gateway stands.
+  std::uint64_t next_order_sequence = 0;
+  ring::Geometry report_geometry;
+  std::unique_ptr<transport::Transport> transport;  ///< into the strategy's window
+};
+
+struct AttachResult {
+  std::uint64_t epoch = 0;
+  const memory::Window* order_window = nullptr;  ///< the session's; valid until detach
+  ring::Geometry order_geometry;
+  std::uint64_t next_order_sequence = 1;
+  std::uint64_t next_report_sequence = 1;
+  std::uint64_t not_applied_count = 0;  ///< sequences the strategy wrote that never arrived
+};
+
+struct DetachResult {
+  std::uint64_t last_order_sequence = 0;
+  std::uint64_t last_report_sequence = 0;
+};
+
+/// A session known from an earlier run of the gateway (journal).
+struct RecoveredSession {
+  std::string name;
+  std::uint32_t session_index = 0;
+  std::uint64_t next_order_sequence = 1;
+  std::uint64_t next_report_sequence = 1;
+};
+
+/// Collects the sessions of a journal while journal::Writer::open recovers it.
+class SessionRecovery {
+ public:
+  void operator()(const journal::Record& record);
+  [[nodiscard]] const std::vector<RecoveredSession>& sessions() const noexcept { return sessions_; }
+
+ private:
+  RecoveredSession& at(std::uint32_t session_index);
+  std::vector<RecoveredSession> sessions_;
+};
+
+struct SessionView {
+  std::string name;
+  std::uint32_t session_index = 0;
+  bool live = false;
+  std::uint64_t epoch = 0;
+  std::uint64_t next_order_sequence = 1;
+  std::uint64_t next_report_sequence = 1;
+  std::uint64_t rejected_count = 0;
+  std::uint64_t backlog_count = 0;
+  std::string failure;  ///< why the last link ended by itself, empty if it did not
+};
+
+/// Thread-safe where the methods say so.
+class Gateway {
+ public:
+  /// `journal_writer` may be null: nothing is kept, nothing survives. Throws Error.
+  Gateway(GatewayConfig config, std::unique_ptr<Handler> handler,
+          std::unique_ptr<journal::Writer> journal_writer,
+          const std::vector<RecoveredSession>& recovered = {});
+  ~Gateway();
+  Gateway(const Gateway&) = delete;
+  Gateway& operator=(const Gateway&) = delete;
+
+  // --- control threads
+  // -----------------------------------------------------------------------------
+  /// Makes or finds the session. Throws Error(kRefused) with code BadRequest, TooManySessions or
+  /// Draining.
+  SessionGrant open_session(const SessionRequest& request);
+  /// Establishes a link. Throws Error(kRefused) with code AlreadyEstablished, BadWindow, Draining.
+  AttachResult attach(AttachRequest request);
+  /// Ends the link of that epoch. `drain`: first takes every order already in its ring. A link that
+  /// is gone already is no error.
+  DetachResult detach(std::uint32_t session_index, std::uint64_t epoch, bool drain);
+  /// Sessions now, any thread.
+  std::vector<SessionView> sessions();
+  /// Refuses new orders (cancels pass) until resumed. Any thread.
+  void halt(Reason reason);
+  void resume();
+
+  void start();
+  /// Takes what is in the rings, tells the strategies "closing", ends the receiver thread, syncs
+  /// the journal. Idempotent.
+  void stop();
+
+  // --- the receiver's thread
+  // -------------------------------------------------------------------------
+  /// One look at every session. True when an order was taken. Only while no thread runs (start).
+  bool run_pass() noexcept;
+
+  [[nodiscard]] const GatewayConfig& config() const noexcept { return config_; }
+  [[nodiscard]] monitor::CountersFile& counters() noexcept;
+  [[nodiscard]] journal::Writer* journal_writer() noexcept;
+
+ private:
+  class Receiver;
+  GatewayConfig config_;
+  std::unique_ptr<Receiver> receiver_;
+  std::mutex mutex_;  ///< set-up state: session names, draining
+  bool draining_ = false;
+};
+
+}  // namespace rdmaorder

@@ -1,0 +1,69 @@
+// What a gateway passes orders on to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "rdmaorder/status.hpp"
+#include "rdmaorder/wire/messages.hpp"
+
+namespace rdmaorder {
+
+/// Where a handler sends its reports. Given to each call; not kept beyond it.
+class ReportSink {
+ public:
+  /// Journals the report and writes it to the session's report ring (or its backlog when the ring
+  /// is full, so this never blocks). `order_sequence` names the request answered. The sink fills
+  /// order_sequence_low. kInvalid: no such session; kClosed: backlog over its bound (a strategy
+  /// that stopped reading; the journal still has the report).
+  virtual Status send(std::uint32_t session_index, std::uint64_t order_sequence,
+                      wire::ExecutionReport report) noexcept = 0;
+
+  /// For sessions with a schema of their own: header and block, at most slot_bytes - 8.
+  virtual Status send_message(std::uint32_t session_index,
+                              std::span<const std::byte> message) noexcept = 0;
+
+ protected:
+  ~ReportSink() = default;
+};
+
+/// Runs in the receiver's thread; every call is from that thread. Orders arrive verified, past the
+/// guard and already in the journal; each span is from one session, in sequence order.
+class Handler {
+ public:
+  Handler() = default;
+  Handler(const Handler&) = delete;
+  Handler& operator=(const Handler&) = delete;
+  virtual ~Handler() = default;
+
+  virtual void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept = 0;
+  /// A message of a session that negotiated a schema of its own: header and block, opaque to the
+  /// gateway (journalled, not guarded). Answer with ReportSink::send_message.
+  virtual void on_message(std::uint32_t /*session_index*/, std::uint64_t /*sequence*/,
+                          std::span<const std::byte> /*message*/, ReportSink& /*sink*/) noexcept {}
+  /// After a pass that found no order. Keep it short: it delays the next pick-up.
+  virtual void on_idle(ReportSink& /*sink*/) noexcept {}
+};
+
+/// Accepts every new order and replace, confirms every cancel; keeps no state.
+std::unique_ptr<Handler> make_accept_handler();
+
+struct VenueConfig {
+  std::uint32_t max_order_count = 1U << 20;  ///< ClOrdIDs remembered; then kCapacity
+};
+
+/// A simulated exchange: keeps live orders per session by ClOrdID and answers as an exchange would.
+/// New: duplicate ClOrdID refused (for good: an id is never used twice in a session); accepted
+/// otherwise; IOC and FOK expire at once (nothing to trade against).
+/// Replace and cancel: kUnknownOrder for an id never seen, kTooLate for one that is done, a
+/// duplicate new id refused. A cancel of at least the open quantity cancels the order.
+/// Mass cancel: one kCanceled report a live order in scope (reason kMassCancel), then one for the
+/// request itself whose quantity is the number of orders cancelled.
+std::unique_ptr<Handler> make_venue_handler(const VenueConfig& config);
+
+/// Takes orders and says nothing (throughput benchmarks).
+std::unique_ptr<Handler> make_null_handler();
+
+}  // namespace rdmaorder

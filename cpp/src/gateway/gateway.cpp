@@ -1,0 +1,268 @@
+#include "rdmaorder/gateway.hpp"
+
+#include <openssl/rand.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "gateway/receiver.hpp"
+#include "rdmaorder/error.hpp"
+
+namespace rdmaorder {
+namespace {
+
+/// Ring offset in the order window: status line and ring on separate pages, and the rings of
+/// different sessions on different L1 sets, which a scan over many sessions would otherwise share.
+std::uint64_t coloured_ring_offset(std::uint32_t session_index) noexcept {
+  return kPageBytes + std::uint64_t{session_index % 32} * kFalseSharingBytes;
+}
+
+/// Unguessable, so that no earlier or foreign writer can know it, and never 0.
+std::uint64_t random_epoch() {
+  std::uint64_t epoch = 0;
+  while (epoch == 0) {
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(&epoch), sizeof epoch) != 1) {
+      throw Error(ErrorKind::kSystem, "no random bytes for an epoch (OpenSSL RAND_bytes failed)");
+    }
+  }
+  return epoch;
+}
+
+[[noreturn]] void refuse(const char* code, const std::string& text) {
+  throw Error(ErrorKind::kRefused, text, 0, code);
+}
+
+std::uint32_t granted_slot_count(std::uint32_t asked, std::uint32_t most) {
+  return std::bit_ceil(std::clamp(asked, ring::kSlotCountMin, most));
+}
+
+void check(const GatewayConfig& config) {
+  const auto fail = [](const std::string& text) { throw Error(ErrorKind::kConfig, text); };
+  if (config.max_session_count == 0) fail("max_sessions must be at least 1");
+  if (config.batch_limit_count == 0) fail("the batch limit must be at least 1");
+  if (config.heartbeat_interval_ns < 10'000) {
+    fail("heartbeat interval " + std::to_string(config.heartbeat_interval_ns) +
+         " ns is below 10000 ns");
+  }
+  if (!std::has_single_bit(config.max_ring_slot_count) ||
+      config.max_ring_slot_count < ring::kSlotCountMin ||
+      config.max_ring_slot_count > ring::kSlotCountMax) {
+    fail("the largest ring must be a power of two from 8 to 1048576 slots, not " +
+         std::to_string(config.max_ring_slot_count));
+  }
+  if (config.cpu >= static_cast<int>(std::thread::hardware_concurrency())) {
+    fail("cpu " + std::to_string(config.cpu) + " does not exist; this machine has " +
+         std::to_string(std::thread::hardware_concurrency()));
+  }
+}
+
+}  // namespace
+
+RecoveredSession& SessionRecovery::at(std::uint32_t session_index) {
+  if (session_index >= sessions_.size()) {
+    throw Error(ErrorKind::kJournal, "a journal record names session index " +
+                                         std::to_string(session_index) +
+                                         " before the session was introduced");
+  }
+  return sessions_[session_index];
+}
+
+void SessionRecovery::operator()(const journal::Record& record) {
+  switch (record.kind) {
+    case journal::RecordKind::kSession: {
+      const auto* name = reinterpret_cast<const char*>(record.payload.data());
+      RecoveredSession session;
+      session.name.assign(name, record.payload.size());
+      session.session_index = record.session_index;
+      if (record.session_index != sessions_.size()) {
+        throw Error(ErrorKind::kJournal, "the journal introduces session index " +
+                                             std::to_string(record.session_index) +
+                                             " out of order");
+      }
+      sessions_.push_back(std::move(session));
+      return;
+    }
+    case journal::RecordKind::kOrder:
+      at(record.session_index).next_order_sequence = record.sequence + 1;
+      return;
+    case journal::RecordKind::kReport:
+      at(record.session_index).next_report_sequence = record.sequence + 1;
+      return;
+    case journal::RecordKind::kNotApplied: {
+      std::uint64_t count = 0;
+      std::memcpy(&count, record.payload.data(), std::min(sizeof count, record.payload.size()));
+      at(record.session_index).next_order_sequence = record.sequence + count;
+      return;
+    }
+    case journal::RecordKind::kLink:
+      return;
+  }
+}
+
+Gateway::Gateway(GatewayConfig config, std::unique_ptr<Handler> handler,
+                 std::unique_ptr<journal::Writer> journal_writer,
+                 const std::vector<RecoveredSession>& recovered)
+    : config_(std::move(config)) {
+  check(config_);
+  receiver_ =
+      std::make_unique<Receiver>(config_, std::move(handler), std::move(journal_writer), recovered);
+}
+
+Gateway::~Gateway() { stop(); }
+
+monitor::CountersFile& Gateway::counters() noexcept { return receiver_->counters(); }
+journal::Writer* Gateway::journal_writer() noexcept { return receiver_->journal_writer(); }
+
+SessionGrant Gateway::open_session(const SessionRequest& asked) {
+  SessionRequest request = asked;
+  if (request.name.empty() || request.name.size() > 64) {
+    refuse("BadRequest",
+           "session name must have 1 to 64 characters, not " + std::to_string(request.name.size()));
+  }
+  if (!wire::is_valid_slot_bytes(request.slot_bytes)) {
+    refuse("BadRequest", "slot_bytes must be a multiple of 64 from 64 to 4096, not " +
+                             std::to_string(request.slot_bytes));
+  }
+  if (request.schema_id == wire::kSchemaId && request.schema_version != wire::kSchemaVersion) {
+    refuse("VersionMismatch", "this gateway speaks version " +
+                                  std::to_string(wire::kSchemaVersion) + " of schema 1, not " +
+                                  std::to_string(request.schema_version));
+  }
+  request.order_slot_count =
+      granted_slot_count(request.order_slot_count, config_.max_ring_slot_count);
+  request.report_slot_count =
+      granted_slot_count(request.report_slot_count, config_.max_ring_slot_count);
+  const std::lock_guard lock(mutex_);
+  if (draining_) refuse("Draining", "the gateway is shutting down");
+  SessionGrant grant;
+  receiver_->call([&] {
+    const GatewaySession& session = receiver_->open_session(request);
+    grant = {session.index,
+             session.link != nullptr || session.attaching,
+             session.next_order_sequence,
+             session.next_report_sequence,
+             session.request.order_slot_count,
+             session.request.report_slot_count};
+  });
+  return grant;
+}
+
+AttachResult Gateway::attach(AttachRequest request) {
+  const std::lock_guard lock(mutex_);
+  if (draining_) refuse("Draining", "the gateway is shutting down");
+  GatewaySession* session = nullptr;
+  memory::Window old_window;  // of the link before; unmapped here, outside the receiver's thread
+  receiver_->call([&] {
+    session = receiver_->find(request.session_index);
+    if (session == nullptr) refuse("Unnegotiated", "no such session");
+    if (session->link != nullptr || session->attaching) {
+      refuse("AlreadyEstablished", "session " + session->request.name + " has a live link");
+    }
+    session->attaching = true;
+    old_window = std::move(session->window);
+  });
+  // From here the session is ours until install: `attaching` keeps everybody else off.
+  const auto release = [&] { receiver_->call([&] { session->attaching = false; }); };
+  try {
+    const SessionRequest& granted = session->request;
+    if (!request.report_geometry.is_valid() ||
+        request.report_geometry.slot_bytes != granted.slot_bytes ||
+        request.transport->info().window_bytes < request.report_geometry.window_bytes()) {
+      refuse("BadWindow", "the report window does not hold the ring it announces");
+    }
+    const std::uint64_t expected = session->next_order_sequence;
+    AttachResult result;
+    result.epoch = random_epoch();
+    result.order_geometry = {coloured_ring_offset(session->index), granted.slot_bytes,
+                             granted.order_slot_count};
+    result.next_order_sequence = std::max(expected, request.next_order_sequence);
+    result.not_applied_count = result.next_order_sequence - expected;
+    result.next_report_sequence = session->next_report_sequence;
+    memory::Window window =
+        memory::Window::create({result.order_geometry.window_bytes(), config_.huge_pages, true, -1,
+                                "rdmaorder-" + granted.name});
+    LinkConfig link_config;
+    link_config.epoch = result.epoch;
+    link_config.previous_epoch = session->previous_epoch;
+    link_config.own_window_words = window.words();
+    link_config.inbound = result.order_geometry;
+    link_config.outbound = request.report_geometry;
+    link_config.next_inbound_sequence = result.next_order_sequence;
+    link_config.next_outbound_sequence = result.next_report_sequence;
+    auto link = std::make_unique<Link>(link_config, std::move(request.transport));
+    receiver_->call([&] {
+      session->next_order_sequence = result.next_order_sequence;
+      receiver_->install(*session, std::move(window), std::move(link), result.not_applied_count);
+      session->attaching = false;
+    });
+    result.order_window = &session->window;
+    return result;
+  } catch (...) {
+    release();
+    throw;
+  }
+}
+
+DetachResult Gateway::detach(std::uint32_t session_index, std::uint64_t epoch, bool drain) {
+  DetachResult result;
+  std::unique_ptr<Link> link;  // destroyed here, outside the receiver's thread
+  receiver_->call([&] {
+    GatewaySession* session = receiver_->find(session_index);
+    if (session == nullptr) return;
+    if (session->link != nullptr && session->link->epoch() == epoch) {
+      link = receiver_->remove(*session, drain);
+    }
+    result = {session->next_order_sequence - 1, session->next_report_sequence - 1};
+  });
+  return result;
+}
+
+std::vector<SessionView> Gateway::sessions() {
+  std::vector<SessionView> views;
+  receiver_->call([&] {
+    for (const auto& session : receiver_->sessions()) {
+      SessionView view;
+      view.name = session->request.name;
+      view.session_index = session->index;
+      view.live = session->link != nullptr && session->failure.empty();
+      view.epoch = session->link != nullptr ? session->link->epoch() : 0;
+      view.next_order_sequence = session->next_order_sequence;
+      view.next_report_sequence = session->next_report_sequence;
+      view.rejected_count = session->rejected_counter.get();
+      view.backlog_count = session->backlog.size();
+      view.failure = session->failure;
+      views.push_back(std::move(view));
+    }
+  });
+  return views;
+}
+
+void Gateway::halt(Reason reason) {
+  receiver_->call([&] { receiver_->set_halted(true, reason); });
+}
+
+void Gateway::resume() {
+  receiver_->call([&] { receiver_->set_halted(false, Reason::kNone); });
+}
+
+void Gateway::start() { receiver_->start(); }
+
+void Gateway::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (draining_) return;
+    draining_ = true;
+  }
+  receiver_->call([&] { receiver_->drain_all(); });
+  // Strategies look at the status line every half heartbeat and stop sending; what they wrote until
+  // then is taken in a second round.
+  const timespec grace{
+      0, static_cast<long>(std::min<std::uint64_t>(4 * config_.heartbeat_interval_ns, 50'000'000))};
+  nanosleep(&grace, nullptr);
+  receiver_->call([&] { receiver_->drain_all(); });
+  receiver_->stop();
+  if (journal_writer() != nullptr) (void)journal_writer()->sync_now();
+}
+
+}  // namespace rdmaorder

@@ -1,0 +1,327 @@
+// The receiver's per-order path: find, copy, verify, guard, journal, hand on, answer. No system
+// call, allocation, lock or exception per order, except where sync policy "batch" asks for the
+// call.
+#include "gateway/receiver.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace rdmaorder {
+
+bool Gateway::Receiver::run_pass() noexcept {
+  bool progress = false;
+  now_ns_ = 0;
+  ++pass_count_;
+  for (std::size_t i = 0; i < watches_.size(); ++i) {
+    // Relaxed: only a hint. Reader::read acquires the word again before it trusts anything.
+    if (load_relaxed(watches_[i].commit_word_address) != watches_[i].idle_word) {
+      progress |= service(i);
+    }
+  }
+  if (!dirty_.empty()) publish_dirty();
+  if (RDMAORDER_UNLIKELY(!backlogged_.empty())) flush_backlogs();
+  if (!progress) {
+    ++idle_passes_;
+    handler_->on_idle(*this);
+  }
+  if (beat_cursor_ < watched_.size()) beat();
+  if ((pass_count_ & (kPassesPerHousekeeping - 1)) == 0) housekeep();
+  return progress;
+}
+
+bool Gateway::Receiver::service(std::size_t watch_index) noexcept {
+  GatewaySession& session = *watched_[watch_index];
+  Status status = Status::kOk;
+  const std::uint32_t taken = take_orders(session, &status);
+  if (RDMAORDER_LIKELY(session.failure.empty())) {
+    const ring::Reader& reader = session.link->reader();
+    watches_[watch_index] = {reader.commit_word_address(), reader.idle_word()};
+  }
+  if (taken == 0) {
+    if (status != Status::kEmpty) trouble(session, status);
+    return false;
+  }
+  session.torn_since_ticks = 0;
+  session.serviced_pass = pass_count_;
+  session.applied_counter.add(taken);
+  session.high_water_counter.set_max(taken);
+  counters_.orders_applied.add(taken);
+  if (!session.opaque) {
+    sync_orders(taken);
+    dispatch(taken);
+  }
+  if (!session.dirty) {
+    session.dirty = true;
+    dirty_.push_back(&session);  // reserved for every session at open
+  }
+  return true;
+}
+
+// Copies, verifies, guards and journals up to batch_limit_count orders of one session.
+std::uint32_t Gateway::Receiver::take_orders(GatewaySession& session, Status* status) noexcept {
+  ring::Reader& reader = session.link->reader();
+  const bool narrow = session.request.slot_bytes == wire::kSlotBytesDefault;
+  wire::Slot64 slot;
+  std::uint64_t* const words = narrow ? slot.words : wide_in_;
+  std::uint32_t count = 0;
+  while (count < config_.batch_limit_count) {
+    const std::uint64_t sequence = reader.next_sequence();
+    *status = reader.read(words);
+    if (!ok(*status)) break;
+    session.next_order_sequence = sequence + 1;
+    if (RDMAORDER_UNLIKELY(session.opaque)) {
+      take_opaque(session, words, sequence);
+      ++count;
+      continue;
+    }
+    wire::OrderRecord& order = orders_[count];
+    std::memcpy(&order, words, sizeof order);
+    order.session_index = session.index;
+    order.sequence = sequence;
+    Reason reason = admit(session, words, order);
+    if (!journal_order(session, words, sequence, reason) && reason == Reason::kNone &&
+        !wire::is_cancel(order.template_id)) {
+      reason = Reason::kJournalUnavailable;  // cancels reduce risk: they pass unjournalled
+    }
+    reasons_[count++] = reason;
+  }
+  return count;
+}
+
+Reason Gateway::Receiver::admit(GatewaySession& session, const std::uint64_t* slot_words,
+                                wire::OrderRecord& order) noexcept {
+  wire::MessageHeader header;
+  std::memcpy(&header, slot_words, sizeof header);
+  if (header.schema_id != session.request.schema_id ||
+      header.version != session.request.schema_version ||
+      header.block_length != wire::kBlockBytes) {
+    return Reason::kUnknownTemplate;
+  }
+  if (RDMAORDER_UNLIKELY(halted_) && !wire::is_cancel(order.template_id)) return halt_reason_;
+  return guard_.check(order, [this] { return now_ns(); });
+}
+
+bool Gateway::Receiver::journal_order(GatewaySession& session, const std::uint64_t* slot_words,
+                                      std::uint64_t sequence, Reason reason) noexcept {
+  if (journal_ == nullptr) return true;
+  const Status status = journal_->append(
+      journal::RecordKind::kOrder, static_cast<std::uint16_t>(reason), session.index, sequence,
+      now_ns(), slot_words, session.request.slot_bytes - wire::kCommitBytes);
+  if (RDMAORDER_UNLIKELY(!ok(status))) {
+    counters_.journal_errors.add();
+    counters_.unjournalled.add();
+    return false;
+  }
+  session.journal_position = journal_->last_position();
+  return true;
+}
+
+// Policy "batch": no handler sees an order that is not on stable storage.
+void Gateway::Receiver::sync_orders(std::uint32_t count) noexcept {
+  if (journal_ == nullptr || ok(journal_->sync_batch())) return;
+  counters_.journal_errors.add();
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (reasons_[i] == Reason::kNone && !wire::is_cancel(orders_[i].template_id)) {
+      reasons_[i] = Reason::kJournalUnavailable;
+    }
+  }
+}
+
+// Hands runs of admitted orders to the handler and answers the refused ones between them, so that
+// reports keep the order of the requests.
+void Gateway::Receiver::dispatch(std::uint32_t count) noexcept {
+  std::uint32_t run_start = 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (RDMAORDER_LIKELY(reasons_[i] == Reason::kNone)) continue;
+    if (i > run_start) handler_->on_orders({&orders_[run_start], i - run_start}, *this);
+    reject(orders_[i], reasons_[i]);
+    run_start = i + 1;
+  }
+  if (count > run_start) handler_->on_orders({&orders_[run_start], count - run_start}, *this);
+}
+
+void Gateway::Receiver::reject(const wire::OrderRecord& order, Reason reason) noexcept {
+  wire::ExecutionReport report{};
+  report.cl_ord_id = order.block_words[0];  // the first field of every order message
+  report.price = kNoPrice;
+  report.exec_type = reason == Reason::kStale ? ExecType::kExpired : ExecType::kRejected;
+  report.ord_status = reason == Reason::kStale ? OrdStatus::kExpired : OrdStatus::kRejected;
+  report.reason = reason;
+  counters_.orders_rejected.add();
+  sessions_[order.session_index]->rejected_counter.add();
+  (void)send(order.session_index, order.sequence, report);  // full goes to the backlog
+}
+
+void Gateway::Receiver::take_opaque(GatewaySession& session, const std::uint64_t* slot_words,
+                                    std::uint64_t sequence) noexcept {
+  // Nothing can be refused in a message the gateway cannot read; a journal failure is counted.
+  (void)journal_order(session, slot_words, sequence, Reason::kNone);
+  const auto* bytes = reinterpret_cast<const std::byte*>(slot_words);
+  handler_->on_message(session.index, sequence,
+                       {bytes, session.request.slot_bytes - wire::kCommitBytes}, *this);
+}
+
+Status Gateway::Receiver::send(std::uint32_t session_index, std::uint64_t order_sequence,
+                               wire::ExecutionReport report) noexcept {
+  if (session_index >= sessions_.size() || sessions_[session_index]->opaque) {
+    return Status::kInvalid;
+  }
+  GatewaySession& session = *sessions_[session_index];
+  report.order_sequence_low = static_cast<std::uint32_t>(order_sequence);
+  wire::Slot64 slot;
+  const wire::MessageHeader header = wire::header_of(wire::TemplateId::kExecutionReport);
+  std::memcpy(&slot.words[0], &header, sizeof header);
+  std::memcpy(&slot.words[1], &report, sizeof report);
+  return send_slot(session, slot.words, wire::kHeaderBytes + wire::kBlockBytes);
+}
+
+Status Gateway::Receiver::send_message(std::uint32_t session_index,
+                                       std::span<const std::byte> message) noexcept {
+  if (session_index >= sessions_.size() || !sessions_[session_index]->opaque ||
+      message.size() < wire::kHeaderBytes) {
+    return Status::kInvalid;
+  }
+  GatewaySession& session = *sessions_[session_index];
+  if (message.size() > session.request.slot_bytes - wire::kCommitBytes) return Status::kTooLarge;
+  std::memset(wide_out_, 0, session.request.slot_bytes);
+  std::memcpy(wide_out_, message.data(), message.size());
+  return send_slot(session, wide_out_, session.request.slot_bytes - wire::kCommitBytes);
+}
+
+// `slot_words`: at least `used_bytes`, for 64-byte slots a whole slot; may be scribbled on.
+Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t* slot_words,
+                                    std::uint32_t used_bytes) noexcept {
+  const std::uint32_t slot_bytes = session.request.slot_bytes;
+  const std::uint64_t sequence = session.next_report_sequence++;
+  if (journal_ != nullptr && !ok(journal_->append(journal::RecordKind::kReport, 0, session.index,
+                                                  sequence, now_ns(), slot_words, used_bytes))) {
+    counters_.journal_errors.add();
+    counters_.unjournalled.add();
+  }
+  session.reports_counter.add();
+  counters_.reports_sent.add();
+  if (session.link == nullptr || !session.failure.empty()) {
+    counters_.reports_undelivered.add();  // the journal has it
+    return Status::kOk;
+  }
+  alignas(kCacheLineBytes) std::uint64_t narrow[8];
+  std::uint64_t* words = narrow;
+  if (RDMAORDER_LIKELY(slot_bytes == wire::kSlotBytesDefault)) {
+    std::memcpy(narrow, slot_words, used_bytes);
+  } else {
+    words = wide_out_;
+    if (slot_words != wide_out_) {
+      std::memset(wide_out_, 0, slot_bytes);
+      std::memcpy(wide_out_, slot_words, used_bytes);
+    }
+  }
+  if (RDMAORDER_LIKELY(session.backlog.empty())) {
+    const Status status = session.link->send(ring::Lane::kNormal, words);
+    if (RDMAORDER_LIKELY(ok(status))) return status;
+    if (status != Status::kFull) {
+      fail(session, "transport failed: " + session.link->transport().failure());
+      return Status::kOk;
+    }
+    backlogged_.push_back(&session);
+  }
+  // The strategy does not read: off the hot path by its own doing.
+  if (session.backlog.size() >= config_.backlog_limit_count) {
+    fail(session, "the strategy left " + std::to_string(session.backlog.size()) +
+                      " reports unread; they are in the journal");
+    return Status::kClosed;
+  }
+  session.backlog.emplace_back(words, words + slot_bytes / 8);
+  counters_.reports_backlogged.add();
+  return Status::kOk;
+}
+
+void Gateway::Receiver::flush_backlogs() noexcept {
+  std::erase_if(backlogged_, [this](GatewaySession* session) {
+    auto& backlog = session->backlog;
+    if (session->link == nullptr || !session->failure.empty()) {
+      backlog.clear();
+      return true;
+    }
+    while (!backlog.empty()) {
+      const Status status = session->link->send(ring::Lane::kNormal, backlog.front().data());
+      if (status == Status::kFull) return false;
+      if (!ok(status)) {
+        fail(*session, "transport failed: " + session->link->transport().failure());
+        return true;
+      }
+      backlog.pop_front();
+    }
+    return true;
+  });
+}
+
+// SYNC of positions is the commit word of the line (transport put, StatusLineReader::refresh).
+void Gateway::Receiver::publish(GatewaySession& session) noexcept {
+  if (journal_ != nullptr) {
+    const std::uint64_t durable = journal_->durable_position();
+    if (durable >= session.checkpoint_position) {
+      session.durable_sequence = session.checkpoint_sequence;
+      session.checkpoint_sequence = session.next_order_sequence - 1;
+      session.checkpoint_position = session.journal_position;
+      if (durable >= session.checkpoint_position) {
+        session.durable_sequence = session.checkpoint_sequence;
+      }
+    }
+  }
+  OwnState own;
+  own.applied = session.next_order_sequence - 1;
+  own.durable = session.durable_sequence;
+  own.heartbeat = heartbeat_;
+  own.time_ns = now_ns();
+  own.state = closing_ || !session.failure.empty() ? PeerState::kClosing
+              : halted_                            ? PeerState::kHalted
+                                                   : PeerState::kOpen;
+  own.reason = halt_reason_;
+  (void)session.link->publish(own);  // a failed transport shows at the next send or progress
+}
+
+// A session's line goes out in the first pass that found nothing for it (off the path of a lone
+// order), or when a quarter of its ring is owed (so that a busy strategy never waits for credit).
+void Gateway::Receiver::publish_dirty() noexcept {
+  std::erase_if(dirty_, [this](GatewaySession* session) {
+    if (session->link != nullptr) {
+      if (session->serviced_pass == pass_count_ &&
+          session->link->unpublished_count() < session->link->reader().geometry().slot_count / 4) {
+        return false;
+      }
+      publish(*session);
+    }
+    session->dirty = false;
+    return true;
+  });
+}
+
+void Gateway::Receiver::trouble(GatewaySession& session, Status status) noexcept {
+  const std::uint64_t sequence = session.link->reader().next_sequence();
+  if (status == Status::kLapped) {
+    fail(session, "the strategy overran its order ring: order " + std::to_string(sequence) +
+                      " was overwritten before it was read");
+    return;
+  }
+  const std::uint64_t now = ticks();
+  if (session.torn_since_ticks == 0) {
+    session.torn_since_ticks = now;
+  } else if (rate_.to_ns(now - session.torn_since_ticks) > config_.torn_timeout_ns) {
+    fail(session, "order slot " + std::to_string(sequence) +
+                      " stayed torn: its CRC does not match its contents under this link's epoch");
+  }
+}
+
+// The link is done for; the control plane sees `failure`, tells the strategy and detaches.
+void Gateway::Receiver::fail(GatewaySession& session, const std::string& cause) noexcept {
+  if (!session.failure.empty()) return;
+  session.failure = cause;
+  counters_.links_failed.add();
+  publish(session);
+  // The dense arrays are being walked: the watch is pointed at a word that never changes.
+  for (std::size_t i = 0; i < watched_.size(); ++i) {
+    if (watched_[i] == &session) watches_[i] = {&kNeverChanges, 0};
+  }
+}
+
+}  // namespace rdmaorder

@@ -1,0 +1,173 @@
+// The receiver: everything the gateway's one thread owns. Set-up in receiver_setup.cpp, the
+// per-order path in receiver.cpp.
+#pragma once
+
+#include <deque>
+
+#include "gateway/guard.hpp"
+#include "rdmaorder/gateway.hpp"
+
+namespace rdmaorder {
+
+/// One session as the receiver sees it. Lives as long as the gateway; `link` comes and goes.
+struct GatewaySession {
+  SessionRequest request;  ///< as granted
+  std::uint32_t index = 0;
+  bool opaque = false;  ///< a schema of the user's own
+  bool attaching = false;
+  bool dirty = false;  ///< positions moved since the last status line
+  std::uint64_t next_order_sequence = 1;
+  std::uint64_t next_report_sequence = 1;
+  std::uint64_t serviced_pass = 0;
+
+  memory::Window window;  ///< order ring; the strategy writes it
+  std::unique_ptr<Link> link;
+  std::uint64_t previous_epoch = 0;
+  std::uint64_t torn_since_ticks = 0;
+  std::string failure;
+  /// Reports the ring had no room for, whole slots, oldest first. Grows only for a strategy that
+  /// does not read; bounded by backlog_limit_count.
+  std::deque<std::vector<std::uint64_t>> backlog;
+
+  // Durable order sequence: everything up to checkpoint_sequence is durable once the journal
+  // reaches checkpoint_position; then the next checkpoint is taken at the newest order.
+  std::uint64_t journal_position = 0;
+  std::uint64_t checkpoint_sequence = 0;
+  std::uint64_t checkpoint_position = 0;
+  std::uint64_t durable_sequence = 0;
+
+  monitor::Counter applied_counter;
+  monitor::Counter rejected_counter;
+  monitor::Counter reports_counter;
+  monitor::Counter high_water_counter;
+};
+
+class Gateway::Receiver final : public ReportSink {
+ public:
+  Receiver(const GatewayConfig& config, std::unique_ptr<Handler> handler,
+           std::unique_ptr<journal::Writer> journal_writer,
+           const std::vector<RecoveredSession>& recovered);
+
+  void start();
+  void stop();
+  bool run_pass() noexcept;
+
+  /// Runs `command` in the receiver's thread between two passes and waits for it; inline while no
+  /// thread runs. Exceptions come back to the caller.
+  void call(const std::function<void()>& command);
+
+  // Commands: only inside call().
+  GatewaySession& open_session(const SessionRequest& request);
+  [[nodiscard]] GatewaySession* find(std::uint32_t session_index) noexcept;
+  [[nodiscard]] const std::vector<std::unique_ptr<GatewaySession>>& sessions() const noexcept {
+    return sessions_;
+  }
+  void install(GatewaySession& session, memory::Window window, std::unique_ptr<Link> link,
+               std::uint64_t not_applied_count);
+  /// Takes the link out of the loop and returns it, for destruction outside the receiver's thread.
+  std::unique_ptr<Link> remove(GatewaySession& session, bool drain) noexcept;
+  void set_halted(bool halted, Reason reason) noexcept;
+  /// Takes every order that is in the rings now and tells each strategy "closing".
+  void drain_all() noexcept;
+
+  Status send(std::uint32_t session_index, std::uint64_t order_sequence,
+              wire::ExecutionReport report) noexcept override;
+  Status send_message(std::uint32_t session_index,
+                      std::span<const std::byte> message) noexcept override;
+
+  [[nodiscard]] monitor::CountersFile& counters() noexcept { return *counters_file_; }
+  [[nodiscard]] journal::Writer* journal_writer() noexcept { return journal_.get(); }
+
+ private:
+  /// What the dense scan reads: 16 bytes a session, four to a cache line.
+  struct Watch {
+    const std::uint64_t* commit_word_address;
+    std::uint64_t idle_word;
+  };
+
+  struct Counters {
+    monitor::Counter passes, idle_passes, heartbeat, orders_applied, orders_rejected, reports_sent,
+        reports_backlogged, reports_undelivered, slots_torn, slots_stale, slots_repeated,
+        slots_garbage, links_attached, links_detached, links_failed, journal_records,
+        journal_errors, unjournalled, max_window_ns, stalls;
+  };
+
+  static constexpr std::uint64_t kNeverChanges = 0;  ///< what the watch of a failed link looks at
+  static constexpr std::uint64_t kPassesPerHousekeeping = 64;
+  static constexpr std::uint64_t kStallNs = 1'000'000;
+  static constexpr std::uint32_t kBeatsPerPass = 4;
+
+  void add_recovered(const RecoveredSession& recovered);
+  GatewaySession& add_session(const SessionRequest& request, std::uint32_t index);
+  void run_thread() noexcept;
+  void run_commands() noexcept;
+  void idle(std::uint64_t idle_since_ticks) noexcept;
+
+  bool service(std::size_t watch_index) noexcept;
+  std::uint32_t take_orders(GatewaySession& session, Status* status) noexcept;
+  void take_opaque(GatewaySession& session, const std::uint64_t* slot_words,
+                   std::uint64_t sequence) noexcept;
+  Reason admit(GatewaySession& session, const std::uint64_t* slot_words,
+               wire::OrderRecord& order) noexcept;
+  bool journal_order(GatewaySession& session, const std::uint64_t* slot_words,
+                     std::uint64_t sequence, Reason reason) noexcept;
+  void sync_orders(std::uint32_t count) noexcept;
+  void dispatch(std::uint32_t count) noexcept;
+  void reject(const wire::OrderRecord& order, Reason reason) noexcept;
+  Status send_slot(GatewaySession& session, const std::uint64_t* slot_words,
+                   std::uint32_t used_bytes) noexcept;
+  void flush_backlogs() noexcept;
+  void publish(GatewaySession& session) noexcept;
+  void publish_dirty() noexcept;
+  void housekeep() noexcept;
+  void beat() noexcept;
+  void trouble(GatewaySession& session, Status status) noexcept;
+  void fail(GatewaySession& session, const std::string& cause) noexcept;
+  void unwatch(const GatewaySession& session) noexcept;
+  [[nodiscard]] std::uint64_t now_ns() noexcept {
+    if (now_ns_ == 0) now_ns_ = clock_.now_ns();
+    return now_ns_;
+  }
+
+  // hot
+  std::vector<Watch> watches_;
+  std::vector<GatewaySession*> watched_;  ///< same order as watches_
+  std::vector<GatewaySession*> dirty_;
+  std::vector<GatewaySession*> backlogged_;
+  std::vector<wire::OrderRecord> orders_;
+  std::vector<Reason> reasons_;
+  std::uint64_t pass_count_ = 0;
+  std::uint64_t now_ns_ = 0;  ///< time of this pass, read when first needed
+  bool halted_ = false;
+  Reason halt_reason_ = Reason::kNone;
+  bool closing_ = false;
+  gateway::Guard guard_;
+  RealtimeClock clock_;
+  std::unique_ptr<Handler> handler_;
+  std::unique_ptr<journal::Writer> journal_;
+  alignas(kCacheLineBytes) std::uint64_t wide_in_[wire::kSlotBytesMax / 8];
+  alignas(kCacheLineBytes) std::uint64_t wide_out_[wire::kSlotBytesMax / 8];
+
+  // housekeeping
+  const GatewayConfig& config_;
+  const TickRate& rate_;
+  std::uint64_t heartbeat_ = 0;
+  std::uint64_t next_beat_ticks_ = 0;
+  std::size_t beat_cursor_ = 0;
+  std::uint64_t window_start_ticks_ = 0;
+  std::uint64_t idle_passes_ = 0;
+
+  std::unique_ptr<monitor::CountersFile> counters_file_;
+  Counters counters_;
+  std::vector<std::unique_ptr<GatewaySession>> sessions_;  ///< by index
+
+  // commands
+  std::mutex command_mutex_;
+  std::vector<std::function<void()>> commands_;
+  std::atomic<bool> command_pending_{false};
+  std::atomic<bool> stopping_{false};
+  bool running_ = false;  ///< under command_mutex_
+  std::thread thread_;
+};
+
+}  // namespace rdmaorder

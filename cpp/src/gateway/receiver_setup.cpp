@@ -1,0 +1,332 @@
+// The receiver's slow side: its thread, commands from control threads, sessions and links coming
+// and going, heartbeats and housekeeping.
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+
+#include "gateway/receiver.hpp"
+#include "rdmaorder/error.hpp"
+
+namespace rdmaorder {
+namespace {
+
+constexpr std::uint32_t kProcessCounterCount = 32;
+constexpr std::uint32_t kSessionCounterCount = 4;
+
+void pin_this_thread(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<std::size_t>(cpu), &set);
+  (void)pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+}  // namespace
+
+Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler> handler,
+                            std::unique_ptr<journal::Writer> journal_writer,
+                            const std::vector<RecoveredSession>& recovered)
+    : orders_(config.batch_limit_count),
+      reasons_(config.batch_limit_count),
+      guard_(config.guard),
+      handler_(std::move(handler)),
+      journal_(std::move(journal_writer)),
+      config_(config),
+      rate_(TickRate::get()),
+      counters_file_(monitor::CountersFile::create(
+          config.counters_path, "gateway",
+          kProcessCounterCount + kSessionCounterCount * config.max_session_count)) {
+  const auto make = [this](const char* name) { return counters_file_->make(name); };
+  counters_ = {make("passes"),
+               make("idle_passes"),
+               make("heartbeat"),
+               make("orders_applied"),
+               make("orders_rejected"),
+               make("reports_sent"),
+               make("reports_backlogged"),
+               make("reports_undelivered"),
+               make("slots_torn"),
+               make("slots_stale"),
+               make("slots_repeated"),
+               make("slots_garbage"),
+               make("links_attached"),
+               make("links_detached"),
+               make("links_failed"),
+               make("journal_records"),
+               make("journal_errors"),
+               make("unjournalled"),
+               make("max_window_ns"),
+               make("stalls")};
+  // Everything the loop pushes to is reserved here, so that it never allocates.
+  watches_.reserve(config.max_session_count);
+  watched_.reserve(config.max_session_count);
+  dirty_.reserve(config.max_session_count);
+  backlogged_.reserve(config.max_session_count);
+  sessions_.reserve(config.max_session_count);
+  for (const RecoveredSession& session : recovered) add_recovered(session);
+}
+
+void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
+  if (recovered.session_index != sessions_.size() ||
+      sessions_.size() == config_.max_session_count) {
+    throw Error(ErrorKind::kJournal,
+                "the journal names session " + recovered.name + " with index " +
+                    std::to_string(recovered.session_index) + ", expected " +
+                    std::to_string(sessions_.size()) + " of at most " +
+                    std::to_string(config_.max_session_count) + "; raise max_sessions");
+  }
+  SessionRequest request;
+  request.name = recovered.name;
+  GatewaySession& session = add_session(request, recovered.session_index);
+  session.next_order_sequence = recovered.next_order_sequence;
+  session.next_report_sequence = recovered.next_report_sequence;
+  // What recovery read is on disk: the journal synced it when it was opened.
+  session.checkpoint_sequence = session.durable_sequence = recovered.next_order_sequence - 1;
+}
+
+GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, std::uint32_t index) {
+  auto session = std::make_unique<GatewaySession>();
+  session->request = request;
+  session->index = index;
+  const std::string label = "{session=" + request.name + "}";
+  // Long names do not fit a label: those sessions are counted in the totals alone.
+  if (label.size() + sizeof "orders_rejected" <= monitor::kCounterLabelBytes) {
+    session->applied_counter = counters_file_->make("orders_applied" + label);
+    session->rejected_counter = counters_file_->make("orders_rejected" + label);
+    session->reports_counter = counters_file_->make("reports_sent" + label);
+    session->high_water_counter = counters_file_->make("ring_high_water" + label);
+  }
+  sessions_.push_back(std::move(session));
+  return *sessions_.back();
+}
+
+GatewaySession& Gateway::Receiver::open_session(const SessionRequest& request) {
+  const auto found = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& session) {
+    return session->request.name == request.name;
+  });
+  if (found != sessions_.end()) {
+    GatewaySession& session = **found;
+    if (session.link == nullptr && !session.attaching) {
+      session.request = request;
+      session.opaque = request.schema_id != wire::kSchemaId;
+    }
+    return session;
+  }
+  if (sessions_.size() == config_.max_session_count) {
+    throw Error(ErrorKind::kRefused,
+                "the gateway has its " + std::to_string(config_.max_session_count) +
+                    " sessions already; raise max_sessions",
+                0, "TooManySessions");
+  }
+  const auto index = static_cast<std::uint32_t>(sessions_.size());
+  if (journal_ != nullptr &&
+      !ok(journal_->append(journal::RecordKind::kSession, 0, index, 1, now_ns(),
+                           request.name.data(), static_cast<std::uint32_t>(request.name.size())))) {
+    throw Error(ErrorKind::kRefused,
+                "the journal cannot take a new session: " + journal_->last_error(), 0,
+                "SessionBlocked");
+  }
+  GatewaySession& session = add_session(request, index);
+  session.opaque = request.schema_id != wire::kSchemaId;
+  return session;
+}
+
+GatewaySession* Gateway::Receiver::find(std::uint32_t session_index) noexcept {
+  return session_index < sessions_.size() ? sessions_[session_index].get() : nullptr;
+}
+
+void Gateway::Receiver::install(GatewaySession& session, memory::Window window,
+                                std::unique_ptr<Link> link, std::uint64_t not_applied_count) {
+  if (journal_ != nullptr) {
+    if (not_applied_count != 0) {
+      (void)journal_->append(journal::RecordKind::kNotApplied, 0, session.index,
+                             session.next_order_sequence - not_applied_count, now_ns(),
+                             &not_applied_count, sizeof not_applied_count);
+    }
+    const std::uint64_t payload[3] = {link->epoch(), session.next_order_sequence,
+                                      session.next_report_sequence};
+    (void)journal_->append(journal::RecordKind::kLink, 0, session.index,
+                           session.next_order_sequence, now_ns(), payload, sizeof payload);
+  }
+  session.window = std::move(window);
+  session.link = std::move(link);
+  session.failure.clear();
+  session.torn_since_ticks = 0;
+  const ring::Reader& reader = session.link->reader();
+  watches_.push_back({reader.commit_word_address(), reader.idle_word()});
+  watched_.push_back(&session);
+  counters_.links_attached.add();
+  publish(session);
+}
+
+std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool drain) noexcept {
+  if (session.link == nullptr) return nullptr;
+  const auto at = std::find(watched_.begin(), watched_.end(), &session);
+  const auto index = static_cast<std::size_t>(at - watched_.begin());
+  if (drain && session.failure.empty()) {
+    while (session.failure.empty() && service(index)) {
+    }
+  }
+  const ring::ReaderCounts& counts = session.link->reader().counts();
+  counters_.slots_torn.add(counts.torn);
+  counters_.slots_stale.add(counts.stale);
+  counters_.slots_repeated.add(counts.repeated);
+  counters_.slots_garbage.add(counts.garbage);
+  publish(session);
+  watched_.erase(at);
+  watches_.erase(watches_.begin() + static_cast<std::ptrdiff_t>(index));
+  std::erase(dirty_, &session);
+  std::erase(backlogged_, &session);
+  session.dirty = false;
+  session.backlog.clear();  // all of it is in the journal
+  session.previous_epoch = session.link->epoch();
+  counters_.links_detached.add();
+  return std::move(session.link);
+}
+
+void Gateway::Receiver::set_halted(bool halted, Reason reason) noexcept {
+  halted_ = halted;
+  halt_reason_ = halted ? reason : Reason::kNone;
+  for (GatewaySession* session : watched_) publish(*session);
+}
+
+void Gateway::Receiver::drain_all() noexcept {
+  closing_ = true;
+  for (std::size_t i = 0; i < watched_.size(); ++i) {
+    while (watched_[i]->failure.empty() && service(i)) {
+    }
+    publish(*watched_[i]);
+  }
+  flush_backlogs();
+}
+
+void Gateway::Receiver::beat() noexcept {
+  for (std::uint32_t n = 0; n < kBeatsPerPass && beat_cursor_ < watched_.size(); ++n) {
+    publish(*watched_[beat_cursor_++]);
+  }
+}
+
+void Gateway::Receiver::housekeep() noexcept {
+  const std::uint64_t now = ticks();
+  if (window_start_ticks_ != 0) {
+    const std::uint64_t window_ns = rate_.to_ns(now - window_start_ticks_);
+    counters_.max_window_ns.set_max(window_ns);
+    if (window_ns > kStallNs) counters_.stalls.add();
+  }
+  window_start_ticks_ = now;
+  counters_.passes.set(pass_count_);
+  counters_.idle_passes.set(idle_passes_);
+  if (now >= next_beat_ticks_) {
+    next_beat_ticks_ = now + rate_.from_ns(config_.heartbeat_interval_ns);
+    clock_.anchor();
+    ++heartbeat_;
+    beat_cursor_ = 0;
+    counters_.heartbeat.set(heartbeat_);
+    if (journal_ != nullptr) counters_.journal_records.set(journal_->last_position());
+    for (GatewaySession* session : watched_) {
+      if (session->failure.empty() && !ok(session->link->transport().progress())) {
+        fail(*session, "transport failed: " + session->link->transport().failure());
+      }
+    }
+  }
+}
+
+void Gateway::Receiver::idle(std::uint64_t idle_since_ticks) noexcept {
+  if (config_.idle == IdleStrategy::kSpin) return;
+  const std::uint64_t idle_ns = rate_.to_ns(ticks() - idle_since_ticks);
+  if (idle_ns < 50'000) return;
+  if (config_.idle == IdleStrategy::kYield || idle_ns < 1'000'000) {
+    sched_yield();
+    return;
+  }
+  const timespec nap{0, 50'000};
+  nanosleep(&nap, nullptr);
+  // A nap is not a stall, and heartbeats must not wait for the 64th pass of 50 us.
+  window_start_ticks_ = 0;
+  housekeep();
+}
+
+void Gateway::Receiver::run_thread() noexcept {
+  pthread_setname_np(pthread_self(), "ro-receiver");
+  if (config_.cpu >= 0) pin_this_thread(config_.cpu);
+  std::uint64_t idle_since_ticks = ticks();
+  bool idle_before = false;
+  while (!stopping_.load(std::memory_order_acquire)) {
+    if (run_pass()) {
+      idle_before = false;
+    } else {
+      if (!idle_before) idle_since_ticks = ticks();
+      idle_before = true;
+      idle(idle_since_ticks);
+    }
+    // SYNC commands_: released by call() after it queued, acquired here (and by the mutex).
+    if (RDMAORDER_UNLIKELY(command_pending_.load(std::memory_order_acquire))) run_commands();
+  }
+}
+
+void Gateway::Receiver::run_commands() noexcept {
+  std::vector<std::function<void()>> commands;
+  {
+    const std::lock_guard lock(command_mutex_);
+    commands.swap(commands_);
+    command_pending_.store(false, std::memory_order_relaxed);
+  }
+  now_ns_ = 0;
+  for (const auto& command : commands) command();
+  window_start_ticks_ = 0;
+}
+
+void Gateway::Receiver::call(const std::function<void()>& command) {
+  std::mutex done_mutex;
+  std::condition_variable done_signal;
+  bool done = false;
+  std::exception_ptr failure;
+  {
+    const std::unique_lock lock(command_mutex_);
+    if (!running_) {
+      now_ns_ = 0;
+      command();
+      return;
+    }
+    commands_.emplace_back([&] {
+      try {
+        command();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      const std::lock_guard done_lock(done_mutex);
+      done = true;
+      done_signal.notify_one();
+    });
+    command_pending_.store(true, std::memory_order_release);
+  }
+  std::unique_lock done_lock(done_mutex);
+  done_signal.wait(done_lock, [&] { return done; });
+  if (failure) std::rethrow_exception(failure);
+}
+
+void Gateway::Receiver::start() {
+  const std::lock_guard lock(command_mutex_);
+  if (running_) return;
+  stopping_.store(false);
+  running_ = true;
+  thread_ = std::thread([this] { run_thread(); });
+}
+
+void Gateway::Receiver::stop() {
+  {
+    const std::lock_guard lock(command_mutex_);
+    if (!running_) return;
+  }
+  stopping_.store(true, std::memory_order_release);
+  thread_.join();
+  {
+    const std::lock_guard lock(command_mutex_);
+    running_ = false;
+  }
+  run_commands();  // what was queued while the thread ended
+}
+
+}  // namespace rdmaorder
