@@ -1,0 +1,545 @@
+// The hot entries of a session: METH_FASTCALL builtins. pybind11's dispatch costs 130-540 ns a
+// call; these parse scalars, positional or keyword, straight out of the vectorcall arguments.
+#include <algorithm>
+
+#include "bindings.hpp"
+#include "session_object.hpp"
+
+namespace rdmaorder::bindings {
+namespace py = pybind11;
+namespace {
+
+// --- arguments
+// ---------------------------------------------------------------------------------------
+
+/// One scalar argument: every one is an integer within [low, high].
+struct Argument {
+  const char* name;
+  std::int64_t low;
+  std::int64_t high;
+  std::int64_t fallback;
+  bool required;
+  PyObject* interned = nullptr;
+};
+
+constexpr std::int64_t kU32Max = 0xFFFFFFFFLL;
+
+constexpr std::size_t kArgumentMax = 12;
+
+struct Signature {
+  const char* function;
+  std::size_t count;
+  std::array<Argument, kArgumentMax> arguments;
+};
+
+Argument required(const char* name, std::int64_t low, std::int64_t high) {
+  return {name, low, high, 0, true};
+}
+Argument optional(const char* name, std::int64_t low, std::int64_t high, std::int64_t fallback) {
+  return {name, low, high, fallback, false};
+}
+
+// ids are uint64 on the wire; Python sees the positive half, which no id scheme outgrows
+const Argument kClOrdId = required("cl_ord_id", 1, INT64_MAX);
+const Argument kOrigClOrdId = required("orig_cl_ord_id", 1, INT64_MAX);
+const Argument kInstrument = required("instrument", 0, kU32Max);
+const Argument kSide = required("side", 1, 2);
+const Argument kPrice = required("price", INT64_MIN, INT64_MAX);
+const Argument kQuantity = required("quantity", 1, INT64_MAX);
+const Argument kOrdType = optional("ord_type", 1, 2, 2);
+const Argument kTimeInForce = optional("time_in_force", 0, 4, 0);
+const Argument kTtlNs = optional("ttl_ns", 0, INT64_MAX, 0);
+const Argument kFlags = optional("flags", 0, kKnownFlags, 0);
+const Argument kAccount = optional("account", 0, kU32Max, 0);
+
+Signature g_new_order{"new_order",
+                      11,
+                      {kClOrdId, kInstrument, kSide, kPrice, kQuantity, kAccount, kOrdType,
+                       kTimeInForce, kTtlNs, optional("smp_id", 0, kU32Max, 0), kFlags}};
+Signature g_replace_order{"replace_order",
+                          10,
+                          {kClOrdId, kOrigClOrdId, kInstrument, kSide, kPrice, kQuantity, kOrdType,
+                           kTimeInForce, kTtlNs, kFlags}};
+Signature g_cancel_order{
+    "cancel_order",
+    8,
+    {kClOrdId, kOrigClOrdId, optional("instrument", 0, kU32Max, 0),
+     optional("quantity", 0, INT64_MAX, 0), optional("side", 0, 2, 0), kAccount, kTtlNs, kFlags}};
+Signature g_mass_cancel{
+    "mass_cancel",
+    6,
+    {kClOrdId, optional("scope", 1, 4, 1), optional("instrument", 0, kU32Max, 0),
+     optional("side", 0, 2, 0), kAccount, kFlags}};
+
+using Values = std::array<std::int64_t, kArgumentMax>;
+
+// Out of line: everything that raises.
+[[gnu::cold, gnu::noinline]] bool out_of_range(const Signature& signature, const Argument& argument,
+                                               PyObject* value) {
+  PyErr_Format(PyExc_ValueError, "%s: %s must be %lld .. %lld, not %R", signature.function,
+               argument.name, static_cast<long long>(argument.low),
+               static_cast<long long>(argument.high), value);
+  return false;
+}
+
+[[gnu::cold, gnu::noinline]] bool not_an_integer(const Signature& signature,
+                                                 const Argument& argument, PyObject* value) {
+  if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+    PyErr_Clear();
+    return out_of_range(signature, argument, value);
+  }
+  if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+    PyErr_Clear();
+    PyErr_Format(PyExc_TypeError,
+                 "%s: %s must be an integer, not %R (prices: rdmaorder.price(\"1.25\"))",
+                 signature.function, argument.name, value);
+  }
+  return false;
+}
+
+RDMAORDER_ALWAYS_INLINE bool convert(const Signature& signature, std::size_t index, PyObject* value,
+                                     Values& values) {
+  const Argument& argument = signature.arguments[index];
+  const std::int64_t number = PyLong_AsLongLong(value);
+  if (RDMAORDER_UNLIKELY(number == -1 && PyErr_Occurred())) {
+    return not_an_integer(signature, argument, value);
+  }
+  if (RDMAORDER_UNLIKELY(number < argument.low || number > argument.high)) {
+    return out_of_range(signature, argument, value);
+  }
+  values[index] = number;
+  return true;
+}
+
+// Keyword names are interned: a pointer comparison finds them, and callers tend to use the order of
+// the signature, so the search starts behind the last hit.
+std::size_t find_keyword(const Signature& signature, PyObject* name, std::size_t start) {
+  for (std::size_t n = 0; n < signature.count; ++n) {
+    const std::size_t i = (start + n) % signature.count;
+    if (signature.arguments[i].interned == name) return i;
+  }
+  for (std::size_t i = 0; i < signature.count; ++i) {  // a name made at run time
+    if (PyUnicode_Compare(signature.arguments[i].interned, name) == 0) return i;
+  }
+  return signature.count;
+}
+
+bool parse_keywords(const Signature& signature, PyObject* const* values_in, PyObject* names,
+                    std::uint32_t* given, Values& values) {
+  std::size_t next = static_cast<std::size_t>(__builtin_popcount(*given));
+  const Py_ssize_t name_count = PyTuple_GET_SIZE(names);
+  for (Py_ssize_t k = 0; k < name_count; ++k) {
+    PyObject* name = PyTuple_GET_ITEM(names, k);
+    const std::size_t i = find_keyword(signature, name, next);
+    if (i == signature.count) {
+      PyErr_Format(PyExc_TypeError, "%s() has no argument %R", signature.function, name);
+      return false;
+    }
+    if ((*given >> i) & 1U) {
+      PyErr_Format(PyExc_TypeError, "%s() got %R twice", signature.function, name);
+      return false;
+    }
+    *given |= 1U << i;
+    if (!convert(signature, i, values_in[k], values)) return false;
+    next = i + 1;
+  }
+  return true;
+}
+
+RDMAORDER_ALWAYS_INLINE bool parse(const Signature& signature, PyObject* const* args,
+                                   Py_ssize_t positional, PyObject* names, Values& values) {
+  if (RDMAORDER_UNLIKELY(static_cast<std::size_t>(positional) > signature.count)) {
+    PyErr_Format(PyExc_TypeError, "%s() takes at most %zu arguments, got %zd", signature.function,
+                 signature.count, positional);
+    return false;
+  }
+  for (std::size_t i = 0; i < static_cast<std::size_t>(positional); ++i) {
+    if (!convert(signature, i, args[i], values)) return false;
+  }
+  std::uint32_t given = (1U << positional) - 1;
+  if (names != nullptr && !parse_keywords(signature, args + positional, names, &given, values)) {
+    return false;
+  }
+  for (std::size_t i = static_cast<std::size_t>(positional); i < signature.count; ++i) {
+    if ((given >> i) & 1U) continue;
+    if (RDMAORDER_UNLIKELY(signature.arguments[i].required)) {
+      PyErr_Format(PyExc_TypeError, "%s() needs %s", signature.function,
+                   signature.arguments[i].name);
+      return false;
+    }
+    values[i] = signature.arguments[i].fallback;
+  }
+  return true;
+}
+
+std::uint64_t stale_after(std::int64_t ttl_ns) {
+  return ttl_ns == 0 ? 0 : realtime_ns() + static_cast<std::uint64_t>(ttl_ns);
+}
+
+// --- messages
+// ----------------------------------------------------------------------------------------
+
+struct NewOrderCall {
+  static constexpr Signature& signature = g_new_order;
+  static constexpr ring::Lane lane = ring::Lane::kNormal;
+  static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
+    return session.try_new_order(
+        {static_cast<std::uint64_t>(v[0]), v[3], v[4], stale_after(v[8]),
+         static_cast<std::uint32_t>(v[1]), static_cast<std::uint32_t>(v[5]),
+         static_cast<std::uint32_t>(v[9]), static_cast<Side>(v[2]), static_cast<OrdType>(v[6]),
+         static_cast<TimeInForce>(v[7]), static_cast<std::uint8_t>(v[10])},
+        sequence);
+  }
+};
+
+struct ReplaceOrderCall {
+  static constexpr Signature& signature = g_replace_order;
+  static constexpr ring::Lane lane = ring::Lane::kNormal;
+  static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
+    return session.try_replace_order(
+        {static_cast<std::uint64_t>(v[0]), static_cast<std::uint64_t>(v[1]), v[4], v[5],
+         stale_after(v[8]), static_cast<std::uint32_t>(v[2]), static_cast<Side>(v[3]),
+         static_cast<OrdType>(v[6]), static_cast<TimeInForce>(v[7]),
+         static_cast<std::uint8_t>(v[9])},
+        sequence);
+  }
+};
+
+struct CancelOrderCall {
+  static constexpr Signature& signature = g_cancel_order;
+  static constexpr ring::Lane lane = ring::Lane::kUrgent;
+  static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
+    wire::CancelOrder cancel{};
+    cancel.cl_ord_id = static_cast<std::uint64_t>(v[0]);
+    cancel.orig_cl_ord_id = static_cast<std::uint64_t>(v[1]);
+    cancel.instrument = static_cast<std::uint32_t>(v[2]);
+    cancel.quantity = v[3];
+    cancel.side = static_cast<Side>(v[4]);
+    cancel.account = static_cast<std::uint32_t>(v[5]);
+    cancel.stale_after_ns = stale_after(v[6]);
+    cancel.flags = static_cast<std::uint8_t>(v[7]);
+    return session.try_cancel_order(cancel, sequence);
+  }
+};
+
+struct MassCancelCall {
+  static constexpr Signature& signature = g_mass_cancel;
+  static constexpr ring::Lane lane = ring::Lane::kUrgent;
+  static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
+    wire::MassCancel cancel{};
+    cancel.cl_ord_id = static_cast<std::uint64_t>(v[0]);
+    cancel.scope = static_cast<MassCancelScope>(v[1]);
+    cancel.instrument = static_cast<std::uint32_t>(v[2]);
+    cancel.side = static_cast<Side>(v[3]);
+    cancel.account = static_cast<std::uint32_t>(v[4]);
+    cancel.flags = static_cast<std::uint8_t>(v[5]);
+    return session.try_mass_cancel(cancel, sequence);
+  }
+};
+
+[[gnu::cold, gnu::noinline]] PyObject* refuse(SessionState& state, Status status,
+                                              const char* function, std::uint64_t sent = 0) {
+  std::string message = std::string(function) + ": " + status_name(status);
+  if (status == Status::kFull) {
+    message += ": the order ring stayed full for " +
+               std::to_string(state.send_timeout_ns / 1'000'000) +
+               " ms; poll reports, send slower, or ask for more order_slots";
+  } else if (!state.session->cause().empty()) {
+    message += ": " + state.session->cause();
+  }
+  set_python_error(status, message, sent);
+  return nullptr;
+}
+
+// Waits for credit as long as the session's send timeout allows, then refuses.
+template <class Call>
+[[gnu::cold, gnu::noinline]] PyObject* send_slowly(SessionState& state, const Values& values,
+                                                   Status status) {
+  if (status == Status::kFull) {
+    std::uint64_t sequence = 0;
+    const bool done = wait_until(state, state.send_timeout_ns, [&] {
+      state.session->check_link();
+      status = Call::send(*state.session, values, &sequence);
+      return status != Status::kFull;
+    });
+    if (ok(status)) return PyLong_FromUnsignedLongLong(sequence);
+    if (!done && PyErr_Occurred()) return nullptr;
+  }
+  return refuse(state, status, Call::signature.function);
+}
+
+/// new_order(…) -> sequence; waits while the ring is full, raises when nothing was written.
+template <class Call>
+PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  SessionState* state = usable_state(self);
+  Values values;
+  if (state == nullptr || !parse(Call::signature, args, count, names, values)) return nullptr;
+  std::uint64_t sequence = 0;
+  const Status status = Call::send(*state->session, values, &sequence);
+  if (RDMAORDER_LIKELY(ok(status))) return PyLong_FromUnsignedLongLong(sequence);
+  return send_slowly<Call>(*state, values, status);
+}
+
+/// try_new_order(…) -> sequence > 0, or a Status below 0 at once.
+template <class Call>
+PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  SessionState* state = usable_state(self);
+  Values values;
+  if (state == nullptr || !parse(Call::signature, args, count, names, values)) return nullptr;
+  std::uint64_t sequence = 0;
+  const Status status = Call::send(*state->session, values, &sequence);
+  if (RDMAORDER_LIKELY(ok(status))) return PyLong_FromUnsignedLongLong(sequence);
+  return PyLong_FromLong(static_cast<long>(status));
+}
+
+// --- batches
+// -----------------------------------------------------------------------------------------
+
+/// A borrowed buffer of whole slots.
+class SlotBuffer {
+ public:
+  SlotBuffer() = default;
+  SlotBuffer(const SlotBuffer&) = delete;
+  SlotBuffer& operator=(const SlotBuffer&) = delete;
+  ~SlotBuffer() {
+    if (view_.obj != nullptr) PyBuffer_Release(&view_);
+  }
+  bool open(PyObject* object, std::uint32_t slot_bytes) {
+    if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) != 0) return false;
+    if (view_.itemsize != slot_bytes || view_.len % slot_bytes != 0 ||
+        reinterpret_cast<std::uintptr_t>(view_.buf) % 8 != 0) {
+      PyErr_Format(PyExc_ValueError,
+                   "a batch is a contiguous array of %u-byte slot records (rdmaorder.new_orders(n) "
+                   "makes one); this has items of %zd bytes",
+                   static_cast<unsigned>(slot_bytes), view_.itemsize);
+      return false;
+    }
+    count_ = static_cast<std::size_t>(view_.len) / slot_bytes;
+    return true;
+  }
+  [[nodiscard]] const std::uint64_t* words() const {
+    return static_cast<const std::uint64_t*>(view_.buf);
+  }
+  [[nodiscard]] std::size_t count() const { return count_; }
+
+ private:
+  Py_buffer view_{};
+  std::size_t count_ = 0;
+};
+
+std::size_t send_some(Session& session, const SlotBuffer& buffer, std::size_t from,
+                      Status* status) {
+  const std::size_t most = std::min<std::size_t>(buffer.count() - from, 1U << 20);
+  return session.try_send_batch(buffer.words() + from * (session.slot_bytes() / 8),
+                                static_cast<std::uint32_t>(most), status);
+}
+
+/// try_send_batch(slots) -> how many were sent, from the first; raises only when none can be.
+PyObject* try_send_batch(PyObject* self, PyObject* array) {
+  SessionState* state = usable_state(self);
+  SlotBuffer buffer;
+  if (state == nullptr || !buffer.open(array, state->session->slot_bytes())) return nullptr;
+  if (buffer.count() == 0) return PyLong_FromLong(0);
+  Status status = Status::kOk;
+  const std::size_t sent = send_some(*state->session, buffer, 0, &status);
+  if (sent == 0 && !ok(status) && status != Status::kFull) {
+    return refuse(*state, status, "try_send_batch");
+  }
+  return PyLong_FromSize_t(sent);
+}
+
+/// send_batch(slots) -> count; all were sent. Waits while the ring is full.
+PyObject* send_batch(PyObject* self, PyObject* array) {
+  SessionState* state = usable_state(self);
+  SlotBuffer buffer;
+  if (state == nullptr || !buffer.open(array, state->session->slot_bytes())) return nullptr;
+  std::size_t sent = 0;
+  Status status = Status::kOk;
+  while (sent < buffer.count()) {
+    const std::size_t before = sent;
+    sent += send_some(*state->session, buffer, sent, &status);
+    if (sent == buffer.count()) break;
+    if (!ok(status) && status != Status::kFull) {
+      return refuse(*state, status, "send_batch", sent);
+    }
+    if (sent != before) continue;
+    const bool credit = wait_until(*state, state->send_timeout_ns, [&] {
+      state->session->check_link();
+      return state->session->credit_count(ring::Lane::kNormal) != 0 ||
+             !ok(state->session->send_status());
+    });
+    if (!credit) {
+      return PyErr_Occurred() ? nullptr : refuse(*state, Status::kFull, "send_batch", sent);
+    }
+  }
+  return PyLong_FromSize_t(sent);
+}
+
+// --- reports
+// -----------------------------------------------------------------------------------------
+
+PyObject* report_array(SessionState& state, std::size_t count) {
+  py::object* keep = count <= SessionState::kRecycledCount ? &state.recycled[count] : nullptr;
+  if (keep != nullptr && *keep && (count == 0 || Py_REFCNT(keep->ptr()) == 1)) {
+    // nobody else holds it (or it is empty and cannot be written): fill it again
+  } else {
+    py::array array(py::reinterpret_borrow<py::dtype>(state.report_dtype), count);
+    if (keep == nullptr) {
+      std::memcpy(array.mutable_data(), state.scratch.data(), count * sizeof(wire::ReportRecord));
+      return array.release().ptr();
+    }
+    *keep = std::move(array);
+  }
+  if (count != 0) {
+    std::memcpy(py::reinterpret_borrow<py::array>(*keep).mutable_data(), state.scratch.data(),
+                count * sizeof(wire::ReportRecord));
+  }
+  Py_INCREF(keep->ptr());
+  return keep->ptr();
+}
+
+/// The value of poll's one argument, positional or as max=; 0 with a Python error set.
+std::uint32_t parse_max(PyObject* const* args, Py_ssize_t positional, PyObject* names) {
+  const Py_ssize_t name_count = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+  if (positional + name_count == 0) return 256;
+  if (positional + name_count > 1 ||
+      (name_count == 1 &&
+       PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "max") != 0)) {
+    PyErr_SetString(PyExc_TypeError, "poll() takes one argument, max");
+    return 0;
+  }
+  const long value = PyLong_AsLong(args[0]);
+  if (value >= 1 && value <= (1 << 20)) return static_cast<std::uint32_t>(value);
+  if (!PyErr_Occurred()) {
+    PyErr_Format(PyExc_ValueError, "poll: max must be 1 .. 1048576, not %ld", value);
+  }
+  return 0;
+}
+
+/// poll(max=256) -> array of REPORT_RECORD, empty when there is none now; raises once the link is
+/// over and everything that had arrived was delivered.
+PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  SessionState* state = usable_state(self);
+  if (state == nullptr) return nullptr;
+  const std::uint32_t max_count = parse_max(args, count, names);
+  if (max_count == 0) return nullptr;
+  if (RDMAORDER_UNLIKELY(state->scratch.size() < max_count)) state->scratch.resize(max_count);
+  Session& session = *state->session;
+  const std::uint32_t n = session.poll(state->scratch.data(), max_count);
+  if (RDMAORDER_UNLIKELY(n == 0 && (session.state() == LinkState::kDead ||
+                                    session.state() == LinkState::kClosed))) {
+    return refuse(*state, session.send_status(), "poll");
+  }
+  try {
+    return report_array(*state, n);
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return nullptr;
+  }
+}
+
+// --- the type
+// ----------------------------------------------------------------------------------------
+
+void session_dealloc(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  delete reinterpret_cast<SessionObject*>(self)->state;
+  reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(self);
+  Py_DECREF(type);
+}
+
+template <class F>
+PyCFunction as_method(F function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
+
+PyMethodDef g_methods[] = {
+    {"new_order", as_method(&send_call<NewOrderCall>), kFast,
+     "new_order($self, cl_ord_id, instrument, side, price, quantity, account=0, ord_type=2,\n"
+     "          time_in_force=0, ttl_ns=0, smp_id=0, flags=0)\n--\n\n"
+     "Write a new order into the gateway's ring; returns its sequence.\n\n"
+     "price is an int64 mantissa with exponent -9 (rdmaorder.price), quantity an integer in the\n"
+     "instrument's smallest unit. ttl_ns: refused as expired if picked up later than this from\n"
+     "now. Waits for room up to the session's send timeout, then raises BackPressure; raises\n"
+     "NotConnected, SessionClosed or Halted at once. If it raises, nothing was written."},
+    {"replace_order", as_method(&send_call<ReplaceOrderCall>), kFast,
+     "replace_order($self, cl_ord_id, orig_cl_ord_id, instrument, side, price, quantity,\n"
+     "              ord_type=2, time_in_force=0, ttl_ns=0, flags=0)\n--\n\n"
+     "Replace price and open quantity of a live order, which becomes cl_ord_id. See new_order."},
+    {"cancel_order", as_method(&send_call<CancelOrderCall>), kFast,
+     "cancel_order($self, cl_ord_id, orig_cl_ord_id, instrument=0, quantity=0, side=0, account=0,\n"
+     "             ttl_ns=0, flags=0)\n--\n\n"
+     "Cancel a live order; quantity > 0 takes only that much off. May use the ring's reserved\n"
+     "credits and passes a halted gateway. See new_order."},
+    {"mass_cancel", as_method(&send_call<MassCancelCall>), kFast,
+     "mass_cancel($self, cl_ord_id, scope=1, instrument=0, side=0, account=0, flags=0)\n--\n\n"
+     "Cancel every live order of this session in the scope (MassCancelScope). See cancel_order."},
+    {"try_new_order", as_method(&try_call<NewOrderCall>), kFast,
+     "try_new_order($self, cl_ord_id, instrument, side, price, quantity, account=0, ord_type=2,\n"
+     "              time_in_force=0, ttl_ns=0, smp_id=0, flags=0)\n--\n\n"
+     "Like new_order, but never waits: the sequence, or a negative Status and nothing written."},
+    {"try_replace_order", as_method(&try_call<ReplaceOrderCall>), kFast,
+     "try_replace_order($self, cl_ord_id, orig_cl_ord_id, instrument, side, price, quantity,\n"
+     "                  ord_type=2, time_in_force=0, ttl_ns=0, flags=0)\n--\n\n"
+     "Like replace_order, but never waits: the sequence, or a negative Status."},
+    {"try_cancel_order", as_method(&try_call<CancelOrderCall>), kFast,
+     "try_cancel_order($self, cl_ord_id, orig_cl_ord_id, instrument=0, quantity=0, side=0,\n"
+     "                 account=0, ttl_ns=0, flags=0)\n--\n\n"
+     "Like cancel_order, but never waits: the sequence, or a negative Status."},
+    {"try_mass_cancel", as_method(&try_call<MassCancelCall>), kFast,
+     "try_mass_cancel($self, cl_ord_id, scope=1, instrument=0, side=0, account=0, flags=0)\n--\n\n"
+     "Like mass_cancel, but never waits: the sequence, or a negative Status."},
+    {"send_batch", as_method(&send_batch), METH_O,
+     "send_batch($self, slots, /)\n--\n\n"
+     "Write an array of slot records (rdmaorder.new_orders(n) and its like, or SLOT) without\n"
+     "copying it into Python objects; returns its length. The array is not changed; record i gets\n"
+     "the sequence next_sequence + i. Waits for room; BackPressure.sent tells how many went."},
+    {"try_send_batch", as_method(&try_send_batch), METH_O,
+     "try_send_batch($self, slots, /)\n--\n\n"
+     "Like send_batch, but never waits: returns how many were written, counted from the first."},
+    {"poll", as_method(&poll), kFast,
+     "poll($self, max=256)\n--\n\n"
+     "Reports that arrived: an array of REPORT_RECORD, empty when there is none now. The array is\n"
+     "the caller's; it is reused only after the caller dropped it. Raises NotConnected or\n"
+     "SessionClosed when the link is over and everything that had arrived was delivered."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyType_Slot g_slots[] = {
+    {Py_tp_doc, const_cast<char*>("Native half of rdmaorder.Session; one thread at a time.")},
+    {Py_tp_dealloc, reinterpret_cast<void*>(&session_dealloc)},
+    {Py_tp_methods, g_methods},
+    {0, nullptr}};
+
+PyType_Spec g_spec = {"rdmaorder._core.SessionCore", sizeof(SessionObject), 0,
+                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, g_slots};
+
+}  // namespace
+
+SessionState* usable_state(PyObject* self) {
+  SessionState* state = reinterpret_cast<SessionObject*>(self)->state;
+  if (RDMAORDER_UNLIKELY(state == nullptr)) {
+    PyErr_SetString(PyExc_RuntimeError, "this session was never connected; use rdmaorder.connect");
+    return nullptr;
+  }
+  if (RDMAORDER_UNLIKELY(state->busy)) {
+    PyErr_SetString(PyExc_RuntimeError,
+                    "this session is in use by another thread; a session belongs to one thread");
+    return nullptr;
+  }
+  return state;
+}
+
+void add_session_type(py::module_& m) {
+  for (Signature* signature : {&g_new_order, &g_replace_order, &g_cancel_order, &g_mass_cancel}) {
+    for (std::size_t i = 0; i < signature->count; ++i) {
+      signature->arguments[i].interned = PyUnicode_InternFromString(signature->arguments[i].name);
+    }
+  }
+  const py::object type = py::reinterpret_steal<py::object>(PyType_FromSpec(&g_spec));
+  if (!type) throw py::error_already_set();
+  m.add_object("SessionCore", type);
+}
+
+}  // namespace rdmaorder::bindings

@@ -1,0 +1,108 @@
+#include "python_handler.hpp"
+
+#include <cstring>
+
+#include "bindings.hpp"
+#include "rdmaorder/clock.hpp"
+
+namespace rdmaorder::bindings {
+namespace py = pybind11;
+namespace {
+
+/// One record of messages.HANDLER_REPORT.
+struct HandlerReport {
+  std::uint64_t order_sequence;
+  wire::ExecutionReport report;
+  std::uint32_t session_index;
+  std::uint32_t reserved;
+};
+static_assert(sizeof(HandlerReport) == 64 && offsetof(HandlerReport, session_index) == 56);
+
+}  // namespace
+
+PythonHandler::PythonHandler(py::object object)
+    : on_orders_(object.attr("on_orders")),
+      on_idle_(py::hasattr(object, "on_idle") ? py::object(object.attr("on_idle")) : py::none()),
+      order_dtype_(from_messages("ORDER_RECORD")),
+      report_dtype_(from_messages("HANDLER_REPORT")),
+      idle_interval_ticks_(TickRate::get().from_ns(kIdleIntervalNs)) {}
+
+PythonHandler::~PythonHandler() {
+  const py::gil_scoped_acquire gil;
+  on_orders_ = py::object();
+  on_idle_ = py::object();
+  order_dtype_ = py::object();
+  report_dtype_ = py::object();
+}
+
+void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,
+                              ReportSink& sink) noexcept {
+  const py::gil_scoped_acquire gil;
+  try {
+    // A copy: the handler may keep the batch, the receiver's buffer is used again at once.
+    py::array batch(py::reinterpret_borrow<py::dtype>(order_dtype_), orders.size());
+    std::memcpy(batch.mutable_data(), orders.data(), orders.size_bytes());
+    if (forward(on_orders_(batch), sink)) return;
+  } catch (const std::exception& error) {
+    keep_error(error.what());
+  }
+  for (const wire::OrderRecord& order : orders) {
+    wire::ExecutionReport report{};
+    report.cl_ord_id = order.block_words[0];
+    report.price = kNoPrice;
+    report.exec_type = ExecType::kRejected;
+    report.ord_status = OrdStatus::kRejected;
+    report.reason = Reason::kHandlerFailed;
+    (void)sink.send(order.session_index, order.sequence, report);
+  }
+}
+
+void PythonHandler::on_idle(ReportSink& sink) noexcept {
+  if (on_idle_.is_none()) return;
+  const std::uint64_t now = ticks();
+  if (now < next_idle_ticks_) return;
+  next_idle_ticks_ = now + idle_interval_ticks_;
+  const py::gil_scoped_acquire gil;
+  try {
+    (void)forward(on_idle_(), sink);
+  } catch (const std::exception& error) {
+    keep_error(error.what());
+  }
+}
+
+// False (error kept) when the result is no array of reports; then none of it was sent.
+bool PythonHandler::forward(const py::object& result, ReportSink& sink) {
+  if (result.is_none()) return true;
+  if (!py::isinstance<py::array>(result) ||
+      !py::reinterpret_borrow<py::array>(result).dtype().equal(report_dtype_)) {
+    keep_error(
+        "the handler must return None or an array of HANDLER_REPORT "
+        "(rdmaorder.execution_reports(n) makes one), not " +
+        py::repr(py::type::of(result)).cast<std::string>());
+    return false;
+  }
+  const auto array = py::array::ensure(result, py::array::c_style);
+  const auto* reports = static_cast<const HandlerReport*>(array.data());
+  const auto count = static_cast<std::size_t>(array.size());
+  for (std::size_t i = 0; i < count; ++i) {
+    if (sink.send(reports[i].session_index, reports[i].order_sequence, reports[i].report) ==
+        Status::kInvalid) {
+      keep_error("report " + std::to_string(i) + " names session_index " +
+                 std::to_string(reports[i].session_index) + ", which does not exist; skipped");
+    }
+  }
+  return true;
+}
+
+void PythonHandler::keep_error(const std::string& text) noexcept {
+  error_counter_.add();
+  const std::lock_guard lock(mutex_);
+  last_error_ = text;
+}
+
+std::string PythonHandler::last_error() const {
+  const std::lock_guard lock(mutex_);
+  return last_error_;
+}
+
+}  // namespace rdmaorder::bindings

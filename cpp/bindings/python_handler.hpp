@@ -1,0 +1,52 @@
+// A gateway handler written in Python.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <mutex>
+#include <string>
+
+#include "rdmaorder/handler.hpp"
+#include "rdmaorder/monitor.hpp"
+
+namespace rdmaorder::bindings {
+
+/// Calls `object.on_orders(batch)` with an array of ORDER_RECORD of one session and takes an array
+/// of HANDLER_REPORT (or None) back; `object.on_idle()`, where it exists, at most every
+/// idle_interval_ns, with the same result. Runs in the receiver's thread and takes the GIL for each
+/// call.
+///
+/// A handler that raises, or returns what is not such an array, is taken to have acted on none of
+/// the batch: each of its orders is rejected with kHandlerFailed, the traceback is kept in
+/// last_error().
+class PythonHandler final : public Handler {
+ public:
+  explicit PythonHandler(pybind11::object object);
+  ~PythonHandler() override;
+
+  void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept override;
+  void on_idle(ReportSink& sink) noexcept override;
+
+  [[nodiscard]] std::string last_error() const;
+  /// Errors are counted there from now on. Before the receiver starts.
+  void count_errors_in(monitor::Counter counter) noexcept { error_counter_ = counter; }
+
+ private:
+  static constexpr std::uint64_t kIdleIntervalNs = 1'000'000;
+
+  bool forward(const pybind11::object& result, ReportSink& sink);
+  void keep_error(const std::string& text) noexcept;
+
+  pybind11::object on_orders_;
+  pybind11::object on_idle_;
+  pybind11::object order_dtype_;
+  pybind11::object report_dtype_;
+  std::uint64_t next_idle_ticks_ = 0;
+  std::uint64_t idle_interval_ticks_;
+  monitor::Counter error_counter_;
+  mutable std::mutex mutex_;  ///< guards last_error_
+  std::string last_error_;
+};
+
+}  // namespace rdmaorder::bindings
