@@ -1,0 +1,90 @@
+"""Order-path messaging over RDMA and shared memory.
+
+Strategy side: :func:`connect` gives a :class:`Session`. Gateway side: :class:`Gateway`, or the
+command ``rdmaorder gateway``. Messages, enumerations and arrays are in :mod:`rdmaorder.messages`,
+exceptions in :mod:`rdmaorder.errors`; the names used most are here.
+"""
+
+from rdmaorder import errors, messages
+from rdmaorder._core import __version__
+from rdmaorder.errors import (
+    BackPressure,
+    ConfigError,
+    ConnectTimeout,
+    Halted,
+    HandshakeError,
+    InputError,
+    JournalError,
+    NotConnected,
+    RdmaOrderError,
+    Refused,
+    SessionClosed,
+    SystemFailure,
+    TransportError,
+)
+from rdmaorder.gateway import Gateway, GatewayConfig
+from rdmaorder.messages import (
+    BUY,
+    NO_PRICE,
+    SELL,
+    ExecType,
+    MassCancelScope,
+    OrdStatus,
+    OrdType,
+    Reason,
+    Side,
+    Status,
+    TimeInForce,
+    cancel_orders,
+    execution_reports,
+    format_price,
+    mass_cancels,
+    new_orders,
+    price,
+    replace_orders,
+    scale_decimal,
+)
+from rdmaorder.session import Session, SessionEvent, connect
+
+__all__ = [
+    "BUY",
+    "NO_PRICE",
+    "SELL",
+    "BackPressure",
+    "ConfigError",
+    "ConnectTimeout",
+    "ExecType",
+    "Gateway",
+    "GatewayConfig",
+    "Halted",
+    "HandshakeError",
+    "InputError",
+    "JournalError",
+    "MassCancelScope",
+    "NotConnected",
+    "OrdStatus",
+    "OrdType",
+    "RdmaOrderError",
+    "Reason",
+    "Refused",
+    "Session",
+    "SessionClosed",
+    "SessionEvent",
+    "Side",
+    "Status",
+    "SystemFailure",
+    "TimeInForce",
+    "TransportError",
+    "__version__",
+    "cancel_orders",
+    "connect",
+    "errors",
+    "execution_reports",
+    "format_price",
+    "mass_cancels",
+    "messages",
+    "new_orders",
+    "price",
+    "replace_orders",
+    "scale_decimal",
+]

@@ -1,0 +1,6 @@
+"""Gateway side: receiver, control server, configuration."""
+
+from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.embedded import Gateway, PythonHandler
+
+__all__ = ["Gateway", "GatewayConfig", "PythonHandler"]

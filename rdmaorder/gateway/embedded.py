@@ -1,0 +1,231 @@
+"""A gateway inside this process: the native receiver and the control server beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from rdmaorder import _core
+from rdmaorder.errors import ConfigError
+from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.server import ControlServer
+from rdmaorder.messages import Reason, Records
+
+__all__ = ["Gateway", "PythonHandler"]
+
+_log = logging.getLogger(__name__)
+
+_BUILT_IN_HANDLERS = ("accept", "venue", "null")
+_FAILURE_CHECK_S = 0.02
+
+
+class PythonHandler(Protocol):
+    """What a handler written in Python has. Called in the receiver's thread, one call at a time.
+
+    An optional method ``on_idle() -> Records | None`` is called about every millisecond in which no
+    order came, for reports that answer no order just received (fills).
+    """
+
+    def on_orders(self, orders: Records) -> Records | None:
+        """Takes orders of one session (ORDER_RECORD array, in sequence order, journalled) and gives
+        their reports (``execution_reports(n)``: HANDLER_REPORT array) or None.
+
+        An exception rejects every order of the batch (Reason.HANDLER_FAILED): raise only if none
+        was acted upon.
+        """
+
+
+class Gateway:
+    """Receives orders of many sessions. ``rdmaorder gateway`` is this class with a command line.
+
+    ``handler``: ``"accept"``, ``"venue"``, ``"null"`` (takes and says nothing),
+    ``"package.module:Class"`` or an object with ``on_orders`` (:class:`PythonHandler`). Further
+    keywords are settings of :class:`GatewayConfig` and override those of ``config``.
+
+    The receiver is a native thread; the control server an asyncio loop in a thread of its own. A
+    context manager: ``with Gateway(listen="shm:///run/user/0/gw.sock") as gateway: …``.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig | None = None,
+        *,
+        handler: str | PythonHandler | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = (config or GatewayConfig()).with_overrides(**settings)
+        if self.config.listen is None:
+            raise ConfigError("[gateway] listen is not set; give listen=\"shm:///path/gw.sock\"")
+        self.counters_path = self.config.counters or _default_counters_path(self.config.listen_path)
+        chosen = handler if handler is not None else self.config.handler
+        self.handler_name = chosen if isinstance(chosen, str) else type(chosen).__name__
+        if isinstance(chosen, str) and chosen not in _BUILT_IN_HANDLERS:
+            chosen = _load_handler(chosen)
+        self._core = _core.GatewayCore(_core_settings(self.config, self.counters_path), chosen)
+        self._server: ControlServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    @property
+    def url(self) -> str:
+        """What strategies connect to."""
+        assert self.config.listen is not None
+        return self.config.listen
+
+    def start(self) -> Gateway:
+        """Starts receiver and control server; returns when strategies can connect."""
+        if self._thread is not None:
+            raise RuntimeError("a Gateway is started once")
+        self._core.start()
+        started: list[BaseException | None] = []
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(started, ready)), name="ro-control", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        if started[0] is not None:
+            self._thread.join()
+            self._core.stop()
+            raise started[0]
+        return self
+
+    def stop(self) -> None:
+        """Drains: takes every order already written, tells the strategies, ends both threads, syncs
+        the journal. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._loop is not None and self._server is not None:
+            asyncio.run_coroutine_threadsafe(self._server.close(drain=True), self._loop).result()
+        if self._thread is not None:
+            self._thread.join()
+        self._core.stop()
+        Path(self.counters_path).unlink(missing_ok=True)
+
+    def halt(self, reason: Reason = Reason.HALTED) -> None:
+        """Refuses new orders of every session with ``reason``; cancels pass. Until :meth:`resume`."""
+        self._core.halt(int(reason))
+
+    def resume(self) -> None:
+        """Takes new orders again."""
+        self._core.resume()
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Every session this gateway knows: name, index, live, positions, failure."""
+        return self._core.sessions()
+
+    def counters(self) -> dict[str, int]:
+        """Counters by name (docs/counters.md)."""
+        return self._core.counters()
+
+    def journal_state(self) -> dict[str, Any]:
+        """Positions and the last error of the journal; empty without one."""
+        return self._core.journal_state()
+
+    def handler_error(self) -> str:
+        """Traceback of the last exception of a Python handler, empty if there was none."""
+        return self._core.handler_error()
+
+    def __enter__(self) -> Gateway:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def _serve(self, started: list[BaseException | None], ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._server = ControlServer(self._core, self.config)
+        try:
+            await self._server.start()
+        except BaseException as error:
+            started.append(error)
+            ready.set()
+            return
+        started.append(None)
+        ready.set()
+        watcher = asyncio.create_task(self._watch_core(self._server))
+        await self._server.serve()
+        watcher.cancel()
+
+    async def _watch_core(self, server: ControlServer) -> None:
+        """Ends the control connection of a link that the receiver gave up, and logs handler errors.
+
+        Looks at counters, which costs the receiver nothing; asks it only when one has moved.
+        """
+        seen_failures = 0
+        seen_error = ""
+        while True:
+            await asyncio.sleep(_FAILURE_CHECK_S)
+            failures = self._core.links_failed()
+            if failures != seen_failures:
+                seen_failures = failures
+                for session in await asyncio.to_thread(self._core.sessions):
+                    if session["failure"]:
+                        _log.error("session %s: %s", session["name"], session["failure"])
+                        server.end_link(session["session_index"], session["failure"])
+            error = self._core.handler_error()
+            if error != seen_error:
+                seen_error = error
+                _log.error("handler %s raised; its batch was rejected:\n%s", self.handler_name, error)
+
+
+def _core_settings(config: GatewayConfig, counters_path: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "max_sessions": config.max_sessions,
+        "cancel_reserve": config.cancel_reserve,
+        "heartbeat_interval_ns": config.heartbeat_us * 1_000,
+        "idle": config.idle,
+        "huge_pages": config.huge_pages,
+        "counters": counters_path,
+        "venue_max_orders": config.venue_max_orders,
+        "sync": config.sync,
+        "sync_interval_ns": config.sync_interval_ms * 1_000_000,
+        "segment_bytes": config.segment_mib << 20,
+        "instruments": list(config.instruments or ()),
+    }
+    if config.instruments == ():
+        raise ConfigError("[gateway] instruments = []: no instrument could be traded; leave it out")
+    if config.journal is not None:
+        settings["journal"] = config.journal
+    if config.cpu is not None:
+        settings["cpu"] = config.cpu
+    if config.max_quantity is not None:
+        settings["max_quantity"] = config.max_quantity
+    return settings
+
+
+def _default_counters_path(listen_path: str | None) -> str:
+    """In memory, not on a disk: the kernel stalls writers of mapped pages it is writing back."""
+    name = Path(listen_path or "gateway").name.removesuffix(".sock")
+    shared = Path("/dev/shm")  # noqa: S108 - memory-backed on every Linux; the file is 0600
+    folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
+    return str(folder / f"rdmaorder-{os.geteuid()}-{name}-{os.getpid()}.counters")
+
+
+def _load_handler(text: str) -> PythonHandler:
+    module_name, _, class_name = text.partition(":")
+    if not module_name or not class_name:
+        raise ConfigError(
+            f"[gateway] handler = {text!r}: give accept, venue, null or package.module:Class"
+        )
+    try:
+        made: PythonHandler = getattr(importlib.import_module(module_name), class_name)()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"[gateway] handler = {text!r}: {error}") from error
+    if not callable(getattr(made, "on_orders", None)):
+        raise ConfigError(f"[gateway] handler = {text!r}: {class_name} has no method on_orders")
+    return made

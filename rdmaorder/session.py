@@ -1,0 +1,155 @@
+"""Strategy side of a session."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from rdmaorder import _core
+from rdmaorder.errors import ConfigError
+from rdmaorder.messages import Reason, SessionEventKind
+
+__all__ = ["Session", "SessionEvent", "connect"]
+
+_NS = 1_000_000_000
+
+
+class SessionEvent(NamedTuple):
+    """Something that concerns the session and not one order."""
+
+    kind: SessionEventKind
+    reason: Reason
+    from_sequence: int
+    count: int
+    time_ns: int
+
+
+class Positions(NamedTuple):
+    """How far the gateway is, as order sequences: copied out of the ring, taken, on stable storage."""
+
+    consumed: int
+    applied: int
+    durable: int
+
+
+class Session(_core.SessionCore):
+    """An authenticated, sequenced flow to one gateway. Made by :func:`connect`.
+
+    One thread at a time; a call from a second thread while one waits raises RuntimeError. The order
+    calls (``new_order``, ``replace_order``, ``cancel_order``, ``mass_cancel``, their ``try_`` forms,
+    ``send_batch``, ``try_send_batch``) and ``poll`` are builtins of the native base class:
+    ``help(Session.new_order)``. A call that raises has written nothing.
+
+    A context manager: leaving it closes the session.
+    """
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence the next message gets. Sequences start at 1 and outlive the link."""
+        return _core.session_next_sequence(self)
+
+    @property
+    def positions(self) -> Positions:
+        """The gateway's newest positions."""
+        return Positions(*_core.session_positions(self))
+
+    def status(self) -> dict[str, Any]:
+        """Facts: ``state`` (live, suspect, dead, closed) and its ``cause``, ``send_status``,
+        transport, what was granted, positions, credits, counts."""
+        return _core.session_status(self)
+
+    def events(self) -> list[SessionEvent]:
+        """Session events that arrived since the last call, oldest first."""
+        return [
+            SessionEvent(SessionEventKind(kind), Reason(reason), from_sequence, count, time_ns)
+            for kind, reason, from_sequence, count, time_ns in _core.session_events(self)
+        ]
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until a report can be polled. False after the timeout, or when the link is over."""
+        return _core.session_wait_readable(self, _to_ns("timeout_s", timeout_s))
+
+    def wait_applied(
+        self, sequence: int, timeout_s: float = 1.0, *, durable: bool = False
+    ) -> bool:
+        """Waits until the gateway has taken order ``sequence`` (``durable``: has it on disk)."""
+        return _core.session_wait_applied(self, sequence, _to_ns("timeout_s", timeout_s), durable)
+
+    def latency(self, *, reset: bool = False) -> _core.Histogram:
+        """Times in ns from a send call to the poll that delivered the request's first report."""
+        return _core.session_latency(self, reset)
+
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """Ends the session's link. True when the gateway confirmed every message sent.
+
+        Reports that have not been polled stay in the gateway's journal. Idempotent.
+        """
+        return _core.session_close(self, _to_ns("timeout_s", timeout_s))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def connect(
+    url: str,
+    session: str,
+    *,
+    order_slots: int = 256,
+    report_slots: int = 1024,
+    slot_bytes: int = 64,
+    next_sequence: int = 0,
+    connect_timeout_s: float = 5.0,
+    send_timeout_s: float = 1.0,
+    suspect_after_s: float = 0.02,
+    dead_after_s: float = 2.0,
+    huge_pages: str = "try",
+) -> Session:
+    """Connects to the gateway at ``url`` (``shm:///path/to/socket``) and establishes ``session``.
+
+    ``session``: 1 to 64 characters of ``[A-Za-z0-9_.:-]``; its sequences continue where the gateway
+    stands. ``order_slots``, ``report_slots``: ring sizes asked for (granted: ``status()``).
+    ``next_sequence``: the sequence this strategy writes next if it knows, 0 to take the gateway's
+    word. ``send_timeout_s``: how long a send waits while the ring is full. ``suspect_after_s``,
+    ``dead_after_s``: silence of the gateway's heartbeat after which sends are refused, and after
+    which the link is given up.
+
+    Raises ConfigError, SystemFailure (no such socket), ConnectTimeout, HandshakeError, Refused.
+    """
+    made = Session()
+    _core.session_connect(
+        made,
+        url=url,
+        session=session,
+        order_slots=_count("order_slots", order_slots),
+        report_slots=_count("report_slots", report_slots),
+        slot_bytes=_count("slot_bytes", slot_bytes),
+        schema_id=1,
+        schema_version=0,
+        next_sequence=next_sequence,
+        connect_timeout_ns=_to_ns("connect_timeout_s", connect_timeout_s),
+        send_timeout_ns=_to_ns("send_timeout_s", send_timeout_s),
+        suspect_after_ns=_to_ns("suspect_after_s", suspect_after_s),
+        dead_after_ns=_to_ns("dead_after_s", dead_after_s),
+        huge_pages=huge_pages,
+    )
+    return made
+
+
+def _to_ns(name: str, seconds: float) -> int:
+    if not 0 <= seconds <= 86_400:  # also False for NaN
+        raise ConfigError(f"{name} must be 0 .. 86400 seconds, not {seconds!r}")
+    return int(seconds * _NS)
+
+
+def _count(name: str, value: int) -> int:
+    if not 0 < value <= 1 << 20:
+        raise ConfigError(f"{name} must be 1 .. {1 << 20}, not {value!r}")
+    return value
