@@ -1,0 +1,61 @@
+// A connected control socket, whatever its kind: frames out and in before a deadline, and for the
+// kinds that can, descriptors beside them. The handshake (handshake.hpp) speaks through this only,
+// so that TCP with TLS is one more implementation.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rdmaorder/clock.hpp"
+#include "rdmaorder/memory/unique_fd.hpp"
+
+namespace rdmaorder::control {
+
+/// An instant of CLOCK_MONOTONIC, and the time allowed up to it for error messages.
+class Deadline {
+ public:
+  explicit Deadline(std::uint64_t timeout_ns) noexcept
+      : timeout_ns_(timeout_ns), start_ns_(monotonic_ns()) {}
+  /// Milliseconds left, rounded up, for poll(2); 0 when it has passed.
+  [[nodiscard]] int remaining_ms() const noexcept;
+  [[nodiscard]] std::uint64_t timeout_ns() const noexcept { return timeout_ns_; }
+
+ private:
+  std::uint64_t timeout_ns_;
+  std::uint64_t start_ns_;
+};
+
+struct Frame {
+  std::string body;
+  std::vector<memory::UniqueFd> descriptors;
+};
+
+class Channel {
+ public:
+  Channel() = default;
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  virtual ~Channel() = default;
+
+  /// Sends `frame` whole, with `descriptor` unless it is -1. Returns also when the peer has closed
+  /// already: what it said before is then still to be received. Throws Error: kTimeout, kSystem.
+  /// Errors name the cause; the caller adds the step and the peer.
+  virtual void send(std::string_view frame, int descriptor, const Deadline& deadline) = 0;
+
+  /// The next frame. Throws Error: kTimeout, kSystem, kHandshake (closed, or no frame).
+  virtual Frame receive(const Deadline& deadline) = 0;
+
+  /// Gives the socket away; the channel is unusable then.
+  virtual memory::UniqueFd release() noexcept = 0;
+
+  /// The peer for error messages, for example "gateway at /run/gw.sock".
+  [[nodiscard]] virtual const std::string& peer() const noexcept = 0;
+};
+
+/// Connects to the Unix socket `path` and checks that its listener runs under this uid or root's.
+std::unique_ptr<Channel> connect_unix(const std::string& path, const Deadline& deadline);
+
+}  // namespace rdmaorder::control

@@ -1,0 +1,241 @@
+// The Unix socket under the control plane. Descriptors travel as SCM_RIGHTS with the bytes of
+// their frame; reads never go past the frame being read, so they cannot be mixed up.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "control/channel.hpp"
+#include "control/message.hpp"
+#include "rdmaorder/control.hpp"
+#include "rdmaorder/error.hpp"
+
+namespace rdmaorder::control {
+namespace {
+
+using memory::UniqueFd;
+
+/// A frame carries one; room for more only so that they can be told and closed.
+constexpr std::size_t kDescriptorsPerRead = 4;
+/// Pause before connecting again to a gateway whose backlog is full.
+constexpr int kBacklogRetryMs = 2;
+
+class UnixChannel final : public Channel {
+ public:
+  UnixChannel(UniqueFd socket, std::string peer)
+      : socket_(std::move(socket)), peer_(std::move(peer)) {}
+
+  void send(std::string_view frame, int descriptor, const Deadline& deadline) override;
+  Frame receive(const Deadline& deadline) override;
+  UniqueFd release() noexcept override { return std::move(socket_); }
+  const std::string& peer() const noexcept override { return peer_; }
+
+ private:
+  void wait(short events, const Deadline& deadline) const;
+  void read_exactly(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors,
+                    const Deadline& deadline);
+  std::size_t read_some(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors);
+
+  UniqueFd socket_;
+  std::string peer_;
+};
+
+void UnixChannel::wait(short events, const Deadline& deadline) const {
+  for (;;) {
+    const int remaining_ms = deadline.remaining_ms();  // also ends a peer that trickles bytes
+    if (remaining_ms == 0) {
+      throw Error(ErrorKind::kTimeout, "no answer within " +
+                                           std::to_string(deadline.timeout_ns() / 1'000'000) +
+                                           " ms; is it stopped or overloaded?");
+    }
+    pollfd entry{socket_.get(), events, 0};
+    const int ready = ::poll(&entry, 1, remaining_ms);
+    if (ready > 0) return;
+    if (ready < 0 && errno != EINTR) throw_errno("poll", "the control socket", errno);
+  }
+}
+
+void UnixChannel::send(std::string_view frame, int descriptor, const Deadline& deadline) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  while (!frame.empty()) {
+    iovec data{const_cast<char*>(frame.data()), frame.size()};
+    msghdr header{};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    if (descriptor >= 0) {
+      header.msg_control = control;
+      header.msg_controllen = sizeof control;
+      cmsghdr* rights = CMSG_FIRSTHDR(&header);
+      rights->cmsg_level = SOL_SOCKET;
+      rights->cmsg_type = SCM_RIGHTS;
+      rights->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(rights), &descriptor, sizeof(int));
+    }
+    const ssize_t sent = ::sendmsg(socket_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) {
+      frame.remove_prefix(static_cast<std::size_t>(sent));
+      descriptor = -1;  // went with the first byte
+    } else if (errno == EPIPE || errno == ECONNRESET) {
+      return;
+    } else if (errno == EAGAIN) {
+      wait(POLLOUT, deadline);
+    } else if (errno != EINTR) {
+      throw_errno("send to", "the control socket", errno);
+    }
+  }
+}
+
+Frame UnixChannel::receive(const Deadline& deadline) {
+  Frame frame;
+  char header[kFrameHeaderBytes];
+  read_exactly(header, sizeof header, frame.descriptors, deadline);
+  const std::uint32_t length = body_length_bytes(header);
+  if (length == 0) {
+    throw Error(ErrorKind::kHandshake, "the answer is no control frame (a length of 0 or above " +
+                                           std::to_string(kMaxFrameBytes) +
+                                           " bytes); does a gateway listen there?");
+  }
+  frame.body.resize(length);
+  read_exactly(frame.body.data(), length, frame.descriptors, deadline);
+  return frame;
+}
+
+void UnixChannel::read_exactly(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors,
+                               const Deadline& deadline) {
+  while (bytes > 0) {
+    wait(POLLIN, deadline);
+    const std::size_t got = read_some(data, bytes, descriptors);
+    data += got;
+    bytes -= got;
+  }
+}
+
+/// One recvmsg. 0: nothing there after all. End of file throws.
+std::size_t UnixChannel::read_some(char* data, std::size_t bytes,
+                                   std::vector<UniqueFd>& descriptors) {
+  alignas(cmsghdr) char control[CMSG_SPACE(kDescriptorsPerRead * sizeof(int))];
+  iovec target{data, bytes};
+  msghdr header{};
+  header.msg_iov = &target;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  const ssize_t got = ::recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  if (got < 0) {
+    if (errno == EAGAIN || errno == EINTR) return 0;
+    if (errno != ECONNRESET) throw_errno("receive from", "the control socket", errno);
+  }
+  if (got > 0) {
+    for (cmsghdr* item = CMSG_FIRSTHDR(&header); item != nullptr;
+         item = CMSG_NXTHDR(&header, item)) {
+      if (item->cmsg_level != SOL_SOCKET || item->cmsg_type != SCM_RIGHTS) continue;
+      const std::size_t count = (item->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (std::size_t i = 0; i < count; ++i) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(item) + i * sizeof(int), sizeof(int));
+        descriptors.emplace_back(fd);
+      }
+    }
+    if ((header.msg_flags & MSG_CTRUNC) != 0 || descriptors.size() > kDescriptorsPerRead) {
+      throw Error(ErrorKind::kHandshake,
+                  "more descriptors came than a frame carries (or this process has none free)");
+    }
+    return static_cast<std::size_t>(got);
+  }
+  throw Error(ErrorKind::kHandshake,
+              "the connection was closed before the answer was complete; see the gateway's log");
+}
+
+/// The two mistakes connect(2) tells apart badly or not at all.
+void check_socket_file(const std::string& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) {
+    const int error = errno;
+    throw_errno("connect to gateway at", path, error,
+                error == ENOENT || error == ENOTDIR
+                    ? "no such socket: is the gateway running? start it with rdmaorder gateway "
+                      "--listen shm:" +
+                          std::string(path.starts_with('/') ? "//" : "") + path
+                    : "check the permissions of the directories above it");
+  }
+  if (!S_ISSOCK(status.st_mode)) {
+    throw Error(
+        ErrorKind::kSystem,
+        "connect to gateway at " + path + ": is not a socket; give the path the gateway listens on",
+        ENOTSOCK);
+  }
+}
+
+[[noreturn]] void throw_connect_error(const std::string& path, int error) {
+  const char* remedy = "check the path";
+  if (error == ECONNREFUSED) {
+    remedy = "nobody listens: the gateway that made this socket has ended; start it again";
+  } else if (error == EACCES || error == EPERM) {
+    remedy =
+        "this user may not use the socket; run as the gateway's user or name this uid in its "
+        "allowed_uids";
+  } else if (error == EPROTOTYPE) {
+    remedy = "the socket is of another kind (not a stream); give the path the gateway listens on";
+  }
+  throw_errno("connect to gateway at", path, error, remedy);
+}
+
+UniqueFd connect_socket(const std::string& path, const Deadline& deadline) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);  // parse_url bounds it
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) throw_errno("connect to gateway at", path, errno, "raise the limit of open files");
+  for (;;) {
+    if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
+      return socket;
+    }
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) throw_connect_error(path, errno);
+    const int remaining_ms = deadline.remaining_ms();  // backlog full: a Unix socket has no queue
+    if (remaining_ms == 0) {
+      throw Error(ErrorKind::kTimeout, "connect to gateway at " + path +
+                                           ": it accepted nobody within " +
+                                           std::to_string(deadline.timeout_ns() / 1'000'000) +
+                                           " ms; is it stopped or overloaded?");
+    }
+    ::poll(nullptr, 0, std::min(remaining_ms, kBacklogRetryMs));
+  }
+}
+
+void check_peer_uid(int socket_fd, const std::string& path) {
+  ucred credentials{};
+  socklen_t bytes = sizeof credentials;
+  if (::getsockopt(socket_fd, SOL_SOCKET, SO_PEERCRED, &credentials, &bytes) != 0) {
+    throw_errno("SO_PEERCRED of gateway at", path, errno);
+  }
+  if (credentials.uid != ::geteuid() && credentials.uid != 0) {
+    throw Error(ErrorKind::kHandshake, "gateway at " + path + " runs as uid " +
+                                           std::to_string(credentials.uid) + ", expected " +
+                                           std::to_string(::geteuid()) +
+                                           " or root; somebody else listens on this path");
+  }
+}
+
+}  // namespace
+
+int Deadline::remaining_ms() const noexcept {
+  const std::uint64_t elapsed_ns = monotonic_ns() - start_ns_;
+  if (elapsed_ns >= timeout_ns_) return 0;
+  const std::uint64_t left_ms = (timeout_ns_ - elapsed_ns + 999'999) / 1'000'000;
+  return static_cast<int>(std::min<std::uint64_t>(left_ms, 60'000));
+}
+
+std::unique_ptr<Channel> connect_unix(const std::string& path, const Deadline& deadline) {
+  check_socket_file(path);
+  UniqueFd socket = connect_socket(path, deadline);
+  check_peer_uid(socket.get(), path);
+  return std::make_unique<UnixChannel>(std::move(socket), "gateway at " + path);
+}
+
+}  // namespace rdmaorder::control
