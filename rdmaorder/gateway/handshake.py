@@ -1,0 +1,284 @@
+"""Negotiate and Establish on the gateway's side: from a connection to a link, or to a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, Refused
+from rdmaorder.gateway import protocol
+from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.protocol import Establish, Negotiate, ProtocolError, WindowGeometry
+from rdmaorder.gateway.unix_socket import Channel, Frame, window_problem
+
+__all__ = ["ControlCore", "Handshake", "Link", "Session"]
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_DETACH_THREADS = 16
+
+
+class ControlCore(Protocol):
+    """What the control plane needs of the core. Every method may block. ``open_session`` and
+    ``attach_shm`` are called from one thread, ``detach`` from several and beside the others."""
+
+    def open_session(
+        self,
+        name: str,
+        slot_bytes: int,
+        order_slot_count: int,
+        report_slot_count: int,
+        schema_id: int,
+        schema_version: int,
+    ) -> dict[str, Any]:
+        """Makes or finds the session. Keys: session_index, live, next_order_sequence,
+        next_report_sequence, slot_bytes, order_slot_count, report_slot_count,
+        cancel_reserve_count, heartbeat_interval_ns. Raises Refused or ConfigError."""
+        ...
+
+    def attach_shm(
+        self,
+        session_index: int,
+        report_fd: int,
+        report_window: dict[str, int],
+        next_order_sequence: int,
+        next_report_sequence: int,
+    ) -> dict[str, Any]:
+        """Begins a link; duplicates ``report_fd``. Keys: epoch, fd (the core's own, sent and not
+        closed), window, next_order_sequence, next_report_sequence, not_applied_count. Raises
+        Refused, or HandshakeError for a window it cannot map."""
+        ...
+
+    def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]:
+        """Ends a link, with ``drain`` after all that is in the order ring was taken. Keys:
+        last_order_sequence, last_report_sequence. Its wait is bounded by the core."""
+        ...
+
+
+@dataclass
+class Session:
+    """A session the core knows, and the connection that has its link now (None: nobody)."""
+
+    name: str
+    owner: Channel | None = None
+    #: The link is being taken down; ``released`` is set when that is done.
+    ending: bool = False
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def claim(self, channel: Channel) -> None:
+        self.owner = channel
+        self.released.clear()
+
+    def free(self) -> None:
+        self.owner, self.ending = None, False
+        self.released.set()
+
+
+@dataclass(frozen=True)
+class Link:
+    session: Session
+    session_index: int
+    epoch: int
+
+
+class Handshake:
+    """The two steps, and the end of what they began. Knows every session; one event loop."""
+
+    def __init__(self, core: ControlCore, config: GatewayConfig, gateway_version: str) -> None:
+        self._core = core
+        self._config = config
+        self._version = gateway_version
+        self._sessions: dict[str, Session] = {}
+        self._opening: set[str] = set()
+        self._setup_pool = ThreadPoolExecutor(1, "rdmaorder-setup")
+        self._detach_pool = ThreadPoolExecutor(_DETACH_THREADS, "rdmaorder-detach")
+
+    def close(self) -> None:
+        """Ends the worker threads; nothing may be under way."""
+        self._setup_pool.shutdown(wait=False)
+        self._detach_pool.shutdown(wait=False)
+
+    # -- Negotiate -----------------------------------------------------------------------------
+
+    async def negotiate(self, channel: Channel, deadline_s: float) -> tuple[Session, int]:
+        """Reads Negotiate and answers it. Returns the session and its index in the core."""
+        frame = await channel.receive(deadline_s)
+        carried = len(frame.descriptors)
+        frame.close()
+        if carried or frame.excess:
+            raise ProtocolError("BadRequest", "Negotiate carries no descriptor")
+        asked = Negotiate.from_message(protocol.decode_body(frame.body), self._version)
+        await self._check_free(asked.session, deadline_s)
+        granted = await self._open_session(asked)
+        answer = {"type": "NegotiationResponse", "gateway_version": self._version}
+        await channel.send(
+            protocol.encode_frame(
+                answer | {key: granted[key] for key in _RESPONSE_KEYS} | {"pid": os.getpid()}
+            )
+        )
+        return self._sessions[asked.session], int(granted["session_index"])
+
+    async def _check_free(self, name: str, deadline_s: float) -> None:
+        """Raises unless ``name`` may have a link now. A link that is just ending is waited for."""
+        if self._config.sessions is not None and name not in self._config.sessions:
+            raise ProtocolError("UnknownSession", f"session {name!r} is not configured here")
+        session = self._sessions.get(name)
+        if session is None:
+            if len(self._sessions.keys() | self._opening | {name}) > self._config.max_sessions:
+                raise ProtocolError(
+                    "TooManySessions", f"this gateway holds {self._config.max_sessions} sessions"
+                )
+            return
+        if session.ending:
+            remaining_s = deadline_s - asyncio.get_running_loop().time()
+            with contextlib.suppress(asyncio.TimeoutError):  # still draining: the answer is true
+                await asyncio.wait_for(session.released.wait(), max(remaining_s, 0))
+        if session.owner is not None:
+            raise ProtocolError(
+                "DuplicateId",
+                f"session {name!r} is live on another connection (pid {session.owner.peer_pid})",
+            )
+
+    async def _open_session(self, asked: Negotiate) -> dict[str, Any]:
+        self._opening.add(asked.session)
+        try:
+            granted = await self._ask_core(
+                "Negotiate",
+                lambda: self._core.open_session(
+                    asked.session,
+                    asked.slot_bytes,
+                    self._config.order_slots or asked.order_slot_count,
+                    self._config.report_slots or asked.report_slot_count,
+                    asked.schema_id,
+                    asked.schema_version,
+                ),
+            )
+            self._sessions.setdefault(asked.session, Session(asked.session))
+        finally:
+            self._opening.discard(asked.session)
+        if granted["live"]:
+            raise ProtocolError("DuplicateId", f"session {asked.session!r} is live already")
+        return granted
+
+    # -- Establish -----------------------------------------------------------------------------
+
+    async def establish(
+        self, channel: Channel, session: Session, session_index: int, deadline_s: float
+    ) -> Link:
+        """Reads Establish, attaches the window and answers. The session is then ``channel``'s."""
+        frame = await channel.receive(deadline_s)
+        try:
+            asked = self._check_establish(frame, session)
+            session.claim(channel)
+            try:
+                return await self._attach(channel, Link(session, session_index, 0), asked, frame)
+            except BaseException:
+                session.free()
+                raise
+        finally:
+            frame.close()
+
+    @staticmethod
+    def _check_establish(frame: Frame, session: Session) -> Establish:
+        asked = Establish.from_message(protocol.decode_body(frame.body))
+        if asked.session != session.name:
+            raise ProtocolError(
+                "Unnegotiated", f"{session.name!r} was negotiated, not {asked.session!r}"
+            )
+        if len(frame.descriptors) != 1 or frame.excess:
+            raise ProtocolError(
+                "BadRequest", "Establish carries exactly one descriptor, that of its window"
+            )
+        problem = window_problem(frame.descriptors[0], asked.window)
+        if problem is not None:
+            raise ProtocolError("BadWindow", problem)
+        if session.owner is not None:
+            raise ProtocolError(
+                "AlreadyEstablished",
+                f"session {session.name!r} was established by pid {session.owner.peer_pid}",
+            )
+        return asked
+
+    async def _attach(
+        self, channel: Channel, unattached: Link, asked: Establish, frame: Frame
+    ) -> Link:
+        session, session_index = unattached.session, unattached.session_index
+        attached = await self._ask_core(
+            "Establish",
+            lambda: self._core.attach_shm(
+                session_index,
+                frame.descriptors[0],
+                asked.window.as_map(),
+                asked.next_order_sequence,
+                asked.next_report_sequence,
+            ),
+        )
+        link = Link(session, session_index, int(attached["epoch"]))
+        try:
+            window = WindowGeometry(**attached["window"]).as_map()
+            answer = {"type": "EstablishmentAck"} | {key: attached[key] for key in _ACK_KEYS}
+            await channel.send(
+                protocol.encode_frame(answer | {"window": window}), int(attached["fd"])
+            )
+        except BaseException:
+            await self.detach(link, drain=True)
+            raise
+        return link
+
+    async def _ask_core(self, step: str, call: Callable[[], _T]) -> _T:
+        """Runs ``call`` in the set-up thread; what it raises becomes a refusal of ``step``."""
+        establishing = step == "Establish"
+        codes = (
+            protocol.ESTABLISHMENT_REJECT_CODES
+            if establishing
+            else protocol.NEGOTIATION_REJECT_CODES
+        )
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._setup_pool, call)
+        except Refused as error:
+            code = error.code if error.code in codes else "Unspecified"
+            raise ProtocolError(code, str(error)) from error
+        except ConfigError as error:
+            raise ProtocolError("BadRequest", str(error)) from error
+        except HandshakeError as error:
+            raise ProtocolError(
+                "BadWindow" if establishing else "Unspecified", str(error)
+            ) from error
+        except (RdmaOrderError, OSError, MemoryError) as error:
+            raise ProtocolError("Unspecified", str(error)) from error
+
+    # -- the end of a link ---------------------------------------------------------------------
+
+    async def detach(self, link: Link, drain: bool) -> int:
+        """Takes the link out of the core. Returns the last order sequence it applied, 0 if the
+        core failed (logged); the session stays claimed until ``session.free()``."""
+        link.session.ending = True
+        loop = asyncio.get_running_loop()
+        try:
+            positions = await loop.run_in_executor(
+                self._detach_pool,
+                lambda: self._core.detach(link.session_index, link.epoch, drain),
+            )
+        except Exception:
+            _log.exception("control: session %s: detach failed", link.session.name)
+            return 0
+        return int(positions["last_order_sequence"])
+
+
+_RESPONSE_KEYS = (
+    "session_index",
+    "next_order_sequence",
+    "next_report_sequence",
+    "slot_bytes",
+    "order_slot_count",
+    "report_slot_count",
+    "cancel_reserve_count",
+    "heartbeat_interval_ns",
+)
+_ACK_KEYS = ("epoch", "next_order_sequence", "next_report_sequence", "not_applied_count")

@@ -1,0 +1,299 @@
+"""Server half of the control plane: listening, accepting, and watching links until they end.
+
+One asyncio task per connection. It talks to the peer under the handshake deadline and to the core
+in worker threads, so that neither a slow peer nor a draining ring holds up anybody else. After
+establishment the socket is only watched: it is the sign of life of the strategy's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rdmaorder.errors import ConfigError
+from rdmaorder.gateway import protocol, unix_socket
+from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.handshake import ControlCore, Handshake, Link
+from rdmaorder.gateway.protocol import ProtocolError, Terminate
+from rdmaorder.gateway.unix_socket import Channel, PeerGoneError, PeerTooSlowError
+
+__all__ = ["HALF_OPEN_MAX", "ControlCore", "ControlServer"]
+
+_log = logging.getLogger(__name__)
+
+#: Connections that have not established yet; a further one waits, or takes a laggard's place.
+HALF_OPEN_MAX = 64
+#: A handshake takes milliseconds. One older than this gives way when all places are taken.
+_LAGGARD_AGE_S = 0.25
+_ACCEPTS_PER_TURN = 16
+_ACCEPT_RETRY_S = 0.1
+
+
+class _LinkFailedError(Exception):
+    """The core gave a link up. ``str()`` says why."""
+
+
+class _ShuttingDownError(Exception):
+    def __init__(self) -> None:
+        super().__init__("the gateway is shutting down")
+
+
+class ControlServer:
+    """Listens on ``config.listen`` and hands sessions to ``core``. Belongs to one event loop.
+
+    ``counters`` (name to count) tells how connections went: ``connections``, ``established``,
+    ``refused.<code>``, ``looked`` (closed without a byte), ``abandoned``, ``timed_out``,
+    ``evicted``, ``terminated``, ``lost`` (end of file on a live link), ``violated``, ``shut_down``,
+    ``failed_links`` (given up by the core), ``failed`` (an error of the gateway's own).
+    """
+
+    def __init__(self, core: ControlCore, config: GatewayConfig) -> None:
+        if config.listen_path is None:
+            raise ConfigError("[gateway] listen is not set; give --listen shm:///PATH")
+        self.path: str = config.listen_path
+        self.counters: Counter[str] = Counter()
+        self._timeout_ms = config.handshake_timeout_ms
+        self._allowed_uids = frozenset(config.allowed_uids or (os.geteuid(), 0))
+        version_file = Path(__file__).parents[1] / "VERSION"
+        self._version = version_file.read_text(encoding="ascii").strip()
+        self._handshake = Handshake(core, config, self._version)
+        self._half_open: dict[Channel, float] = {}
+        self._live: dict[Channel, Link] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        self._socket_identity: tuple[int, int] | None = None
+        self._accepting = False
+        self._closing = False
+        self._drain = True
+        self._closed = asyncio.Event()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listens. Raises ConfigError or SystemFailure naming the path; nothing runs then."""
+        if self._listener is not None or self._closing:
+            raise RuntimeError("a ControlServer is started once")
+        others = self._allowed_uids - {os.geteuid(), 0}
+        # Other users can only connect to a socket they may write to; SO_PEERCRED still decides.
+        self._listener = unix_socket.listen(self.path, 0o666 if others else 0o600)
+        status = Path(self.path).stat()
+        self._socket_identity = (status.st_dev, status.st_ino)
+        self._resume_accepting()
+
+    async def serve(self) -> None:
+        """Starts unless started, then returns when close() is done."""
+        if self._listener is None:
+            await self.start()
+        await self._closed.wait()
+
+    async def close(self, drain: bool = True) -> None:
+        """Refuses handshakes under way (Draining) and ends every link; with ``drain`` after its
+        order ring was taken. Each strategy gets Terminate "GatewayShutdown". Idempotent."""
+        if not self._closing:
+            self._closing, self._drain = True, drain
+            self._stop_listening()
+            for channel in (*self._half_open, *self._live):
+                channel.interrupt(_ShuttingDownError())
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            self._handshake.close()
+            self._closed.set()
+        await self._closed.wait()
+
+    def end_link(self, session_index: int, reason: str) -> None:
+        """Ends the link of a session that the core cannot go on with (a ring full of garbage): the
+        strategy gets Terminate "LinkFailed" with ``reason`` and may connect anew. No link: nothing
+        happens. Call it in the server's loop."""
+        for channel, link in self._live.items():
+            if link.session_index == session_index:
+                channel.interrupt(_LinkFailedError(reason))
+
+    def _stop_listening(self) -> None:
+        if self._listener is None:
+            return
+        self._pause_accepting()
+        try:
+            status = Path(self.path).stat()
+            if (status.st_dev, status.st_ino) == self._socket_identity:  # not a successor's
+                Path(self.path).unlink()
+        except OSError:
+            pass  # removed by somebody: nothing is left to clean up
+        self._listener.close()
+
+    # -- accepting -----------------------------------------------------------------------------
+
+    def _resume_accepting(self) -> None:
+        if not self._accepting and not self._closing and self._listener is not None:
+            self._accepting = True
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _pause_accepting(self, resume_after_s: float | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self._accepting and self._listener is not None:
+            self._accepting = False
+            loop.remove_reader(self._listener)
+        if resume_after_s is not None:
+            loop.call_later(resume_after_s, self._resume_accepting)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for turn in range(_ACCEPTS_PER_TURN):
+            crowded = len(self._half_open) >= HALF_OPEN_MAX
+            # Only the first accept of a turn is sure to find somebody to make room for.
+            if crowded and (turn > 0 or not self._make_room()):
+                return
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors or memory: try again, do not spin
+                _log.error("control: cannot accept on %s: %s", self.path, error.strerror)
+                self._pause_accepting(_ACCEPT_RETRY_S)
+                return
+            channel = Channel(connection)
+            self.counters["connections"] += 1
+            self._half_open[channel] = asyncio.get_running_loop().time()
+            task = asyncio.create_task(self._serve_connection(channel))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _make_room(self) -> bool:
+        """All places are taken: True when the oldest is a laggard and gave way. Else accepting
+        pauses until it is one, or until a handshake ends."""
+        oldest, since_s = next(iter(self._half_open.items()))
+        age_s = asyncio.get_running_loop().time() - since_s
+        if age_s < _LAGGARD_AGE_S:
+            self._pause_accepting(_LAGGARD_AGE_S - age_s)
+            return False
+        del self._half_open[oldest]
+        self.counters["evicted"] += 1
+        reason = f"{HALF_OPEN_MAX} handshakes are under way and this one is slow; try again"
+        oldest.interrupt(ProtocolError("Unspecified", reason))
+        return True
+
+    # -- one connection ------------------------------------------------------------------------
+
+    async def _serve_connection(self, channel: Channel) -> None:
+        try:
+            link = await self._shake_hands(channel)
+            if link is not None:
+                channel.forget_interrupt()  # a late eviction; a shutdown is seen below
+                self._live[channel] = link
+                self._end_half_open(channel)
+                await self._watch(channel, link)
+        except Exception:
+            self.counters["failed"] += 1
+            _log.exception("control: %s: internal error", _who(channel))
+        finally:
+            self._live.pop(channel, None)
+            self._end_half_open(channel)
+            channel.close()
+
+    def _end_half_open(self, channel: Channel) -> None:
+        self._half_open.pop(channel, None)
+        self._resume_accepting()
+
+    async def _shake_hands(self, channel: Channel) -> Link | None:
+        """Returns the link, or None after it told the peer and the log why there is none."""
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1000
+        step = "Negotiate"
+        try:
+            if channel.peer_uid not in self._allowed_uids:
+                raise ProtocolError("Credentials", f"uid {channel.peer_uid} is not allowed here")
+            session, index = await self._handshake.negotiate(channel, deadline_s)
+            step = "Establish"
+            link = await self._handshake.establish(channel, session, index, deadline_s)
+            self.counters["established"] += 1
+            _log.info("control: %s: session %s established", _who(channel), session.name)
+            return link
+        except ProtocolError as error:
+            await self._refuse(channel, step, error.code, str(error))
+        except _ShuttingDownError as error:
+            await self._refuse(channel, step, "Draining", str(error))
+        except PeerTooSlowError:
+            self.counters["timed_out"] += 1
+            text = f"no whole {step} frame within {self._timeout_ms} ms"
+            await self._refuse(channel, step, "BadRequest", text)
+        except PeerGoneError as error:
+            if channel.received_bytes == 0:
+                self.counters["looked"] += 1
+                _log.debug("control: %s looked and left", _who(channel))
+            else:
+                self.counters["abandoned"] += 1
+                _log.warning("control: %s: abandoned at %s: %s", _who(channel), step, error)
+        return None
+
+    async def _refuse(self, channel: Channel, step: str, code: str, text: str) -> None:
+        self.counters[f"refused.{code}"] += 1
+        _log.warning("control: %s: %s refused, %s: %s", _who(channel), step, code, text)
+        reason = {"code": code, "text": text[: protocol.MAX_TEXT_CHARS]}
+        if step == "Establish":
+            await self._try_send(channel, {"type": "EstablishmentReject"} | reason)
+            return
+        versions = {
+            "protocol_version": protocol.PROTOCOL_VERSION,
+            "layout_version": protocol.LAYOUT_VERSION,
+            "gateway_version": self._version,
+        }
+        await self._try_send(channel, {"type": "NegotiationReject"} | reason | versions)
+
+    async def _try_send(self, channel: Channel, message: Mapping[str, Any]) -> None:
+        try:
+            await channel.send(protocol.encode_frame(message))
+        except PeerGoneError as error:
+            _log.debug("control: %s: last message not sent: %s", _who(channel), error)
+
+    # -- a live link ---------------------------------------------------------------------------
+
+    async def _watch(self, channel: Channel, link: Link) -> None:
+        """Returns when the link has ended and the peer, if it is there, was told."""
+        name, drain, code, text = link.session.name, True, "Finished", ""
+        try:
+            await self._await_end(channel)
+            self.counters["terminated"] += 1
+        except _ShuttingDownError as error:
+            drain, code, text = self._drain, "GatewayShutdown", str(error)
+            self.counters["shut_down"] += 1
+        except _LinkFailedError as error:
+            drain, code, text = False, "LinkFailed", str(error)
+            self.counters["failed_links"] += 1
+            _log.warning("control: %s: session %s given up: %s", _who(channel), name, error)
+        except ProtocolError as error:
+            code, text = "BadRequest", str(error)
+            self.counters["violated"] += 1
+            _log.warning("control: %s: session %s: %s", _who(channel), name, error)
+        except PeerGoneError as error:
+            self.counters["lost"] += 1
+            _log.warning("control: %s: session %s lost: %s", _who(channel), name, error)
+        last = await self._handshake.detach(link, drain)
+        link.session.free()
+        text = text[: protocol.MAX_TEXT_CHARS]
+        await self._try_send(channel, Terminate(code, last, text).as_message())
+
+    async def _await_end(self, channel: Channel) -> None:
+        """Returns after a Terminate. A second Establish is refused once and changes nothing."""
+        told = False
+        while not self._closing:
+            frame = await channel.receive(None)
+            frame.close()
+            message = protocol.decode_body(frame.body)
+            kind = protocol.message_type(message)
+            if kind == "Terminate":
+                Terminate.from_message(message)
+                return
+            if kind != "Establish" or told:
+                raise ProtocolError("BadRequest", f"{kind[:40]!r} on an established link")
+            told = True
+            text = "this connection has its link"
+            await self._refuse(channel, "Establish", "AlreadyEstablished", text)
+        raise _ShuttingDownError
+
+
+def _who(channel: Channel) -> str:
+    return f"pid {channel.peer_pid} uid {channel.peer_uid}"

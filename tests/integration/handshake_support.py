@@ -1,0 +1,292 @@
+"""A strategy's half of the handshake made of a raw socket, and a core that only keeps books."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rdmaorder.errors import Refused
+from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.protocol import decode_body, encode_frame
+from rdmaorder.gateway.server import ControlServer
+
+F_ADD_SEALS = 1033
+F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 2, 4, 8
+#: Long enough that only a hang gets there; no test waits for it to pass.
+PATIENCE_S = 20.0
+
+NEGOTIATE: dict[str, Any] = {
+    "type": "Negotiate",
+    "protocol": "rdmaorder",
+    "protocol_version": 1,
+    "layout_version": 1,
+    "client_version": "1.2.3",
+    "session": "alpha",
+    "transport": "shm",
+    "schema_id": 1,
+    "schema_version": 0,
+    "slot_bytes": 64,
+    "order_slot_count": 64,
+    "report_slot_count": 64,
+    "flow": "Idempotent",
+    "timestamp_ns": 1,
+    "pid": os.getpid(),
+}
+WINDOW = {"bytes": 8192, "offset_bytes": 4096, "slot_bytes": 64, "slot_count": 64}
+ESTABLISH: dict[str, Any] = {
+    "type": "Establish",
+    "session": "alpha",
+    "next_order_sequence": 0,
+    "next_report_sequence": 1,
+    "window": WINDOW,
+}
+TERMINATE: dict[str, Any] = {
+    "type": "Terminate",
+    "code": "Finished",
+    "last_sequence": 41,
+    "text": "",
+}
+
+
+def memfd(size_bytes: int = 8192, seals: int = F_SEAL_SHRINK | F_SEAL_GROW) -> int:
+    descriptor = os.memfd_create("window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size_bytes)
+    fcntl.fcntl(descriptor, F_ADD_SEALS, seals)
+    return descriptor
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def eventually(condition: Callable[[], Any], what: str) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, f"never came true: {what}"
+        time.sleep(0.002)
+
+
+class FakeCore:
+    """Keeps sessions in a dict. Tests set ``refuse_*`` and clear ``may_*`` to steer it."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, int] = {}
+        self.live: set[int] = set()
+        self.windows: dict[int, int] = {}
+        self.report_fds: dict[int, int] = {}
+        self.detached: list[tuple[int, int, bool]] = []
+        self.asked: list[tuple[Any, ...]] = []
+        self.epoch = 100
+        self.refuse_open: BaseException | None = None
+        self.refuse_attach: BaseException | None = None
+        self.refuse_detach: BaseException | None = None
+        self.attaching = threading.Event()
+        self.may_attach = threading.Event()
+        self.may_detach = threading.Event()
+        self.may_attach.set()
+        self.may_detach.set()
+
+    def open_session(
+        self,
+        name: str,
+        slot_bytes: int,
+        order_slot_count: int,
+        report_slot_count: int,
+        schema_id: int,
+        schema_version: int,
+    ) -> dict[str, Any]:
+        if self.refuse_open is not None:
+            raise self.refuse_open
+        self.asked.append((name, slot_bytes, order_slot_count, report_slot_count))
+        index = self.sessions.setdefault(name, len(self.sessions))
+        return {
+            "session_index": index,
+            "live": index in self.live,
+            "next_order_sequence": 7,
+            "next_report_sequence": 3,
+            "slot_bytes": slot_bytes,
+            "order_slot_count": order_slot_count,
+            "report_slot_count": report_slot_count,
+            "cancel_reserve_count": 8,
+            "heartbeat_interval_ns": 1_000_000,
+        }
+
+    def attach_shm(
+        self,
+        session_index: int,
+        report_fd: int,
+        report_window: dict[str, int],
+        next_order_sequence: int,
+        next_report_sequence: int,
+    ) -> dict[str, Any]:
+        self.attaching.set()
+        assert self.may_attach.wait(PATIENCE_S)
+        if self.refuse_attach is not None:
+            raise self.refuse_attach
+        if session_index in self.live:
+            raise Refused("live", code="AlreadyEstablished")
+        self.live.add(session_index)
+        self.report_fds[session_index] = os.dup(report_fd)
+        if session_index not in self.windows:
+            self.windows[session_index] = memfd()
+        self.epoch += 1
+        return {
+            "epoch": self.epoch,
+            "fd": self.windows[session_index],
+            "window": dict(WINDOW),
+            "next_order_sequence": max(7, next_order_sequence),
+            "next_report_sequence": next_report_sequence,
+            "not_applied_count": max(0, next_order_sequence - 7),
+        }
+
+    def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]:
+        assert self.may_detach.wait(PATIENCE_S)
+        self.live.discard(session_index)
+        os.close(self.report_fds.pop(session_index))
+        self.detached.append((session_index, epoch, drain))
+        if self.refuse_detach is not None:
+            raise self.refuse_detach
+        return {"last_order_sequence": 40, "last_report_sequence": 2}
+
+    def close(self) -> None:
+        for descriptor in (*self.windows.values(), *self.report_fds.values()):
+            os.close(descriptor)
+
+
+class Running:
+    """A ControlServer in a loop and thread of its own."""
+
+    def __init__(self, path: str, **config: Any) -> None:
+        self.path = path
+        self.core = FakeCore()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="control-loop")
+        self.thread.start()
+        try:
+            self.server = ControlServer(self.core, GatewayConfig(listen="shm:" + path, **config))
+            self.run(self.server.start())
+        except BaseException:
+            self._end_loop()
+            raise
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_S)
+
+    def close(self, drain: bool = True) -> None:
+        self.run(self.server.close(drain))
+
+    def stop(self) -> None:
+        self.core.may_attach.set()
+        self.core.may_detach.set()
+        self.close()
+        self._end_loop()
+        self.core.close()
+
+    def _end_loop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def count(self, name: str) -> int:
+        return self.server.counters[name]
+
+    def client(self) -> Client:
+        return Client(self.path)
+
+
+Start = Callable[..., Running]
+
+
+@contextmanager
+def gateways(directory: Path) -> Iterator[Start]:
+    """Gives a function that starts servers with the config given to it, and stops them all."""
+    running: list[Running] = []
+
+    def start(**config: Any) -> Running:
+        path = config.pop("path", str(directory / "gw.sock"))
+        running.append(Running(path, **config))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()
+
+
+class Client:
+    """One connection, frame by frame."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(path)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes | dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        frame = encode_frame(data) if isinstance(data, dict) else data
+        rights = array.array("i", descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
+        # A server that refused before it read has closed; what it said is still to be received.
+        with suppress(BrokenPipeError):
+            self.socket.sendmsg([frame], ancillary)
+
+    def receive(self) -> tuple[dict[str, Any], list[int]]:
+        """Next message and its descriptors; {} after end of file."""
+        data, descriptors, _, _ = socket.recv_fds(self.socket, 4, 4)
+        if not data:
+            return {}, []
+        (length,) = struct.unpack("<I", data)
+        body = b""
+        while len(body) < length:
+            chunk = self.socket.recv(length - len(body))
+            assert chunk, "closed within a frame"
+            body += chunk
+        return decode_body(body), descriptors
+
+    def ask(
+        self, message: bytes | dict[str, Any], descriptors: tuple[int, ...] = ()
+    ) -> dict[str, Any]:
+        self.send(message, descriptors)
+        answer, received = self.receive()
+        for descriptor in received:
+            os.close(descriptor)
+        return answer
+
+    def negotiate(self, **changes: Any) -> dict[str, Any]:
+        return self.ask(NEGOTIATE | changes)
+
+    def establish(self, descriptor: int | None = None, **changes: Any) -> dict[str, Any]:
+        own = memfd() if descriptor is None else descriptor
+        try:
+            return self.ask(ESTABLISH | changes, (own,))
+        finally:
+            os.close(own)
+
+    def connect(self, session: str = "alpha") -> dict[str, Any]:
+        """Both steps; returns the ack."""
+        answer = self.negotiate(session=session)
+        assert answer["type"] == "NegotiationResponse", answer
+        answer = self.establish(session=session)
+        assert answer["type"] == "EstablishmentAck", answer
+        return answer
+
+    def is_closed(self) -> bool:
+        """Waits for the end of what the server sends."""
+        try:
+            return self.receive() == ({}, [])
+        except ConnectionResetError:
+            return True

@@ -1,0 +1,190 @@
+"""gw.toml: what is read, what is refused, and that a refusal names everything needed to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdmaorder.errors import ConfigError
+from rdmaorder.gateway.config import GatewayConfig, parse_shm_url
+
+FULL = """
+[gateway]
+listen = "shm:///run/gw.sock"
+journal = "/var/lib/gw"
+sync = "batch"
+sync_interval_ms = 5
+segment_mib = 128
+handler = "venue"
+counters = "/dev/shm/gw.counters"
+sessions = ["alpha", "beta"]
+instruments = [7, "100-200", "150-250", 251]
+max_quantity = 1_000_000
+cancel_reserve = 8
+order_slots = 512
+report_slots = 2048
+max_sessions = 4
+idle = "yield"
+cpu = 1
+heartbeat_us = 500
+handshake_timeout_ms = 250
+allowed_uids = [1000, 0, 1000]
+huge_pages = "require"
+venue_max_orders = 4096
+"""
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "gw.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        GatewayConfig.from_file(path)
+    message = str(caught.value)
+    assert message.startswith(path + ": ")
+    return message
+
+
+def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
+    config = GatewayConfig.from_file(written(tmp_path, FULL))
+    assert config.listen_path == "/run/gw.sock"
+    assert config.sessions == ("alpha", "beta")
+    assert config.instruments == ((7, 7), (100, 251))
+    assert config.allowed_uids == (0, 1000)
+    untouched = [
+        field.name
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) == field.default
+    ]
+    assert untouched == [], "FULL gives every key a value other than its default"
+
+
+@pytest.mark.parametrize("text", ["", "[gateway]\n", "# nothing\n"])
+def test_an_empty_file_gives_the_defaults(tmp_path: Path, text: str) -> None:
+    assert GatewayConfig.from_file(written(tmp_path, text)) == GatewayConfig()
+
+
+def test_a_config_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GatewayConfig().cpu = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("line", "facts"),
+    [
+        ("order_slot = 64", ("order_slot = 64", "unknown", "did you mean order_slots?")),
+        ("colour = 'blue'", ("colour = 'blue'", "unknown", "venue_max_orders")),
+        ("order_slots = 100", ("order_slots = 100", "power of two", "64 or 128")),
+        ("order_slots = 4", ("order_slots = 4", "8 to 1048576")),
+        ("order_slots = '64'", ("order_slots = '64'", "not an integer")),
+        ("cpu = true", ("cpu = True", "not an integer")),
+        ("cpu = -1", ("cpu = -1", "out of range")),
+        ("sync = 'always'", ("sync = 'always'", "'none', 'interval', 'batch'")),
+        ("sync = 3", ("sync = 3", "'none'")),
+        ("sync = []", ("sync = []", "'none'")),
+        ("idle = 'busy'", ("idle = 'busy'", "'spin', 'yield', 'backoff'")),
+        ("handler = ''", ("handler = ''", "write it in quotes")),
+        ("listen = '/run/gw.sock'", ("listen = '/run/gw.sock'", "shm:///absolute/path.sock")),
+        ("listen = 'rdma://host:1'", ("listen", "shm:///absolute/path.sock")),
+        ("listen = 'shm://'", ("listen = 'shm://'", "no socket file")),
+        ("listen = 'shm:/a?b'", ("listen", "'?'")),
+        (f"listen = 'shm:/{'a' * 110}'", ("listen", "107")),
+        ("sessions = 'alpha'", ("sessions = 'alpha'", "not a list")),
+        ("sessions = []", ("sessions = []", "leave the key out for any session")),
+        ("sessions = ['a b']", ("'a b'", "64 characters")),
+        ("sessions = ['a', 'a']", ("twice",)),
+        ("instruments = []", ("instruments = []", "every instrument")),
+        ("instruments = ['9-3']", ("'9-3'", "lower one first")),
+        ("instruments = ['1-2-3']", ("'1-2-3'", '"100-200"')),
+        ("instruments = [4294967296]", ("4294967296", "4294967295")),
+        ("instruments = [true]", ("True",)),
+        ("instruments = [-1]", ("-1",)),
+        ("max_quantity = 0", ("max_quantity = 0", "1 to 9223372036854775807")),
+        ("allowed_uids = [-1]", ("allowed_uids", "out of range")),
+        ("heartbeat_us = 1", ("heartbeat_us = 1", "10 to 1000000")),
+        ("cancel_reserve = 64\norder_slots = 64", ("cancel_reserve = 64", "order_slots = 64")),
+        ("max_sessions = 1\nsessions = ['a', 'b']", ("max_sessions = 1", "raise it")),
+    ],
+)
+def test_a_bad_line_is_named_with_its_remedy(
+    tmp_path: Path, line: str, facts: tuple[str, ...]
+) -> None:
+    message = refusal(tmp_path, f"[gateway]\n{line}\n")
+    assert [fact for fact in facts if fact not in message] == []
+
+
+def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
+    assert "did you mean gateway?" in refusal(tmp_path, "[gatway]\ncpu = 1\n")
+
+
+def test_a_gateway_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    assert "is not a table" in refusal(tmp_path, "gateway = 3\n")
+
+
+def test_a_file_that_is_not_toml_is_refused_with_the_line(tmp_path: Path) -> None:
+    assert "line 2" in refusal(tmp_path, "[gateway]\ncpu = = 1\n")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gw.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        GatewayConfig.from_file(str(path))
+
+
+def test_a_file_that_is_not_there_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read .*--config"):
+        GatewayConfig.from_file(str(tmp_path / "absent.toml"))
+
+
+def test_the_command_line_wins_over_the_file_and_none_leaves_it(tmp_path: Path) -> None:
+    config = GatewayConfig.from_file(written(tmp_path, FULL)).with_overrides(cpu=0, handler=None)
+    assert (config.cpu, config.handler, config.order_slots) == (0, "venue", 512)
+
+
+def test_a_bad_override_names_the_command_line() -> None:
+    with pytest.raises(ConfigError, match=r"^command line: \[gateway\] order_slots = 3: "):
+        GatewayConfig().with_overrides(order_slots=3)
+
+
+def test_an_override_is_checked_against_the_rest_of_the_file() -> None:
+    with pytest.raises(ConfigError, match="cancel_reserve = 16"):
+        GatewayConfig(order_slots=64).with_overrides(order_slots=8)
+
+
+def test_overriding_one_key_keeps_checked_lists_as_they_are() -> None:
+    config = GatewayConfig(instruments=[1, "5-9"])  # type: ignore[arg-type]
+    assert config.with_overrides(cpu=2).instruments == ((1, 1), (5, 9))
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("shm:///run/gw.sock", "/run/gw.sock"),
+        ("shm:/run/gw.sock", "/run/gw.sock"),
+        ("shm:gw.sock", "gw.sock"),
+        ("shm://gw.sock", "gw.sock"),
+        (f"shm:{'a' * 107}", "a" * 107),
+    ],
+)
+def test_an_address_names_its_socket_file(url: str, path: str) -> None:
+    assert parse_shm_url(url) == path
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    source = Path(str(GatewayConfig.from_file.__func__.__code__.co_filename))  # type: ignore[attr-defined]
+    lines = source.read_text(encoding="utf-8").splitlines()
+    bare: list[Any] = [
+        field.name
+        for field in dataclasses.fields(GatewayConfig)
+        for number, line in enumerate(lines)
+        if line.startswith(f"    {field.name}: ") and not lines[number - 1].startswith("    #: ")
+    ]
+    assert bare == []
