@@ -3,41 +3,14 @@
 #include <algorithm>
 
 #include "bindings.hpp"
+#include "fast_arguments.hpp"
 #include "session_object.hpp"
 
 namespace rdmaorder::bindings {
 namespace py = pybind11;
 namespace {
 
-// --- arguments
-// ---------------------------------------------------------------------------------------
-
-/// One scalar argument: every one is an integer within [low, high].
-struct Argument {
-  const char* name;
-  std::int64_t low;
-  std::int64_t high;
-  std::int64_t fallback;
-  bool required;
-  PyObject* interned = nullptr;
-};
-
-constexpr std::int64_t kU32Max = 0xFFFFFFFFLL;
-
-constexpr std::size_t kArgumentMax = 12;
-
-struct Signature {
-  const char* function;
-  std::size_t count;
-  std::array<Argument, kArgumentMax> arguments;
-};
-
-Argument required(const char* name, std::int64_t low, std::int64_t high) {
-  return {name, low, high, 0, true};
-}
-Argument optional(const char* name, std::int64_t low, std::int64_t high, std::int64_t fallback) {
-  return {name, low, high, fallback, false};
-}
+// --- messages
 
 // ids are uint64 on the wire; Python sees the positive half, which no id scheme outgrows
 const Argument kClOrdId = required("cl_ord_id", 1, INT64_MAX);
@@ -71,113 +44,9 @@ Signature g_mass_cancel{
     {kClOrdId, optional("scope", 1, 4, 1), optional("instrument", 0, kU32Max, 0),
      optional("side", 0, 2, 0), kAccount, kFlags}};
 
-using Values = std::array<std::int64_t, kArgumentMax>;
-
-// Out of line: everything that raises.
-[[gnu::cold, gnu::noinline]] bool out_of_range(const Signature& signature, const Argument& argument,
-                                               PyObject* value) {
-  PyErr_Format(PyExc_ValueError, "%s: %s must be %lld .. %lld, not %R", signature.function,
-               argument.name, static_cast<long long>(argument.low),
-               static_cast<long long>(argument.high), value);
-  return false;
-}
-
-[[gnu::cold, gnu::noinline]] bool not_an_integer(const Signature& signature,
-                                                 const Argument& argument, PyObject* value) {
-  if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
-    PyErr_Clear();
-    return out_of_range(signature, argument, value);
-  }
-  if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-    PyErr_Clear();
-    PyErr_Format(PyExc_TypeError,
-                 "%s: %s must be an integer, not %R (prices: rdmaorder.price(\"1.25\"))",
-                 signature.function, argument.name, value);
-  }
-  return false;
-}
-
-RDMAORDER_ALWAYS_INLINE bool convert(const Signature& signature, std::size_t index, PyObject* value,
-                                     Values& values) {
-  const Argument& argument = signature.arguments[index];
-  const std::int64_t number = PyLong_AsLongLong(value);
-  if (RDMAORDER_UNLIKELY(number == -1 && PyErr_Occurred())) {
-    return not_an_integer(signature, argument, value);
-  }
-  if (RDMAORDER_UNLIKELY(number < argument.low || number > argument.high)) {
-    return out_of_range(signature, argument, value);
-  }
-  values[index] = number;
-  return true;
-}
-
-// Keyword names are interned: a pointer comparison finds them, and callers tend to use the order of
-// the signature, so the search starts behind the last hit.
-std::size_t find_keyword(const Signature& signature, PyObject* name, std::size_t start) {
-  for (std::size_t n = 0; n < signature.count; ++n) {
-    const std::size_t i = (start + n) % signature.count;
-    if (signature.arguments[i].interned == name) return i;
-  }
-  for (std::size_t i = 0; i < signature.count; ++i) {  // a name made at run time
-    if (PyUnicode_Compare(signature.arguments[i].interned, name) == 0) return i;
-  }
-  return signature.count;
-}
-
-bool parse_keywords(const Signature& signature, PyObject* const* values_in, PyObject* names,
-                    std::uint32_t* given, Values& values) {
-  std::size_t next = static_cast<std::size_t>(__builtin_popcount(*given));
-  const Py_ssize_t name_count = PyTuple_GET_SIZE(names);
-  for (Py_ssize_t k = 0; k < name_count; ++k) {
-    PyObject* name = PyTuple_GET_ITEM(names, k);
-    const std::size_t i = find_keyword(signature, name, next);
-    if (i == signature.count) {
-      PyErr_Format(PyExc_TypeError, "%s() has no argument %R", signature.function, name);
-      return false;
-    }
-    if ((*given >> i) & 1U) {
-      PyErr_Format(PyExc_TypeError, "%s() got %R twice", signature.function, name);
-      return false;
-    }
-    *given |= 1U << i;
-    if (!convert(signature, i, values_in[k], values)) return false;
-    next = i + 1;
-  }
-  return true;
-}
-
-RDMAORDER_ALWAYS_INLINE bool parse(const Signature& signature, PyObject* const* args,
-                                   Py_ssize_t positional, PyObject* names, Values& values) {
-  if (RDMAORDER_UNLIKELY(static_cast<std::size_t>(positional) > signature.count)) {
-    PyErr_Format(PyExc_TypeError, "%s() takes at most %zu arguments, got %zd", signature.function,
-                 signature.count, positional);
-    return false;
-  }
-  for (std::size_t i = 0; i < static_cast<std::size_t>(positional); ++i) {
-    if (!convert(signature, i, args[i], values)) return false;
-  }
-  std::uint32_t given = (1U << positional) - 1;
-  if (names != nullptr && !parse_keywords(signature, args + positional, names, &given, values)) {
-    return false;
-  }
-  for (std::size_t i = static_cast<std::size_t>(positional); i < signature.count; ++i) {
-    if ((given >> i) & 1U) continue;
-    if (RDMAORDER_UNLIKELY(signature.arguments[i].required)) {
-      PyErr_Format(PyExc_TypeError, "%s() needs %s", signature.function,
-                   signature.arguments[i].name);
-      return false;
-    }
-    values[i] = signature.arguments[i].fallback;
-  }
-  return true;
-}
-
 std::uint64_t stale_after(std::int64_t ttl_ns) {
   return ttl_ns == 0 ? 0 : realtime_ns() + static_cast<std::uint64_t>(ttl_ns);
 }
-
-// --- messages
-// ----------------------------------------------------------------------------------------
 
 struct NewOrderCall {
   static constexpr Signature& signature = g_new_order;
@@ -293,7 +162,6 @@ PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyOb
 }
 
 // --- batches
-// -----------------------------------------------------------------------------------------
 
 /// A borrowed buffer of whole slots.
 class SlotBuffer {
@@ -376,7 +244,6 @@ PyObject* send_batch(PyObject* self, PyObject* array) {
 }
 
 // --- reports
-// -----------------------------------------------------------------------------------------
 
 PyObject* report_array(SessionState& state, std::size_t count) {
   py::object* keep = count <= SessionState::kRecycledCount ? &state.recycled[count] : nullptr;
@@ -439,7 +306,6 @@ PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject
 }
 
 // --- the type
-// ----------------------------------------------------------------------------------------
 
 void session_dealloc(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
