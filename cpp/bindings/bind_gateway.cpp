@@ -226,6 +226,10 @@ class GatewayCore {
     const py::gil_scoped_release release;
     gateway_->start();
   }
+  void announce_closing() {
+    const py::gil_scoped_release release;
+    gateway_->announce_closing();
+  }
   void stop() {
     const py::gil_scoped_release release;
     gateway_->stop();
@@ -280,6 +284,7 @@ void bind_gateway(py::module_& m) {
       .def("halt", &GatewayCore::halt, py::arg("reason"))
       .def("resume", &GatewayCore::resume)
       .def("start", &GatewayCore::start)
+      .def("announce_closing", &GatewayCore::announce_closing)
       .def("stop", &GatewayCore::stop)
       .def("handler_error", &GatewayCore::handler_error);
 }

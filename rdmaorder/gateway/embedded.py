@@ -104,6 +104,7 @@ class Gateway:
         if self._stopped:
             return
         self._stopped = True
+        self._core.announce_closing()
         if self._loop is not None and self._server is not None:
             asyncio.run_coroutine_threadsafe(self._server.close(drain=True), self._loop).result()
         if self._thread is not None:

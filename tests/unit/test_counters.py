@@ -27,7 +27,7 @@ from rdmaorder.monitor.counters import GAUGES, CounterName, Counters
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE_PID = 1 << 30  # above every kernel's limit
-NAMES = ("passes", "max_pass_ns", "orders_applied{session=alpha}", "orders_applied{session=b.2}")
+NAMES = ("passes", "max_window_ns", "orders_applied{session=alpha}", "orders_applied{session=b.2}")
 
 
 def build(
@@ -245,7 +245,7 @@ class TestStat:
         )
         assert [line.split() for line in lines[1:]] == [
             ["passes", "10"],
-            ["max_pass_ns", "77"],
+            ["max_window_ns", "77"],
             ["orders_applied{session=alpha}", "3"],
             ["orders_applied{session=b.2}", str(2**64 - 1)],
         ]
@@ -277,7 +277,7 @@ class TestStat:
             for sample in family.samples
         }
         assert samples["rdmaorder_passes_total", ()] == 10
-        assert samples["rdmaorder_max_pass_ns", ()] == 77
+        assert samples["rdmaorder_max_window_ns", ()] == 77
         assert samples["rdmaorder_session_orders_applied_total", (("session", "alpha"),)] == 3
         assert samples["rdmaorder_session_orders_applied_total", (("session", "b.2"),)] == 4
         assert samples["rdmaorder_up", ()] == 0
@@ -316,7 +316,7 @@ class TestStat:
         }
         text = stat.render_text(second).splitlines()
         assert text[1].split() == ["passes", "30", "5.0/s"]
-        assert text[2].split() == ["max_pass_ns", "99"]
+        assert text[2].split() == ["max_window_ns", "99"]
 
     def test_a_restarted_process_has_no_rate_from_the_one_before(self, file: Path) -> None:
         before = stat.take_frame(str(file))

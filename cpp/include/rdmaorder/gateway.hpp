@@ -155,8 +155,10 @@ class Gateway {
   void resume();
 
   void start();
-  /// Takes what is in the rings, tells the strategies "closing", ends the receiver thread, syncs
-  /// the journal. Idempotent.
+  /// First half of a shutdown: refuses new sessions and links, tells the strategies "closing" and
+  /// waits until they have looked (4 heartbeats). What they wrote before is still taken. Idempotent.
+  void announce_closing();
+  /// Takes what is in the rings, ends the receiver thread, syncs the journal. Idempotent.
   void stop();
 
   // --- the receiver's thread
@@ -174,6 +176,7 @@ class Gateway {
   std::unique_ptr<Receiver> receiver_;
   std::mutex mutex_;  ///< set-up state: session names, draining
   bool draining_ = false;
+  bool stopped_ = false;
 };
 
 }  // namespace rdmaorder

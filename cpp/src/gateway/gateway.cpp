@@ -248,18 +248,26 @@ void Gateway::resume() {
 
 void Gateway::start() { receiver_->start(); }
 
-void Gateway::stop() {
+void Gateway::announce_closing() {
   {
     const std::lock_guard lock(mutex_);
     if (draining_) return;
     draining_ = true;
   }
   receiver_->call([&] { receiver_->drain_all(); });
-  // Strategies look at the status line every half heartbeat and stop sending; what they wrote until
-  // then is taken in a second round.
+  // Strategies look at the status line every half heartbeat interval and stop sending.
   const timespec grace{
       0, static_cast<long>(std::min<std::uint64_t>(4 * config_.heartbeat_interval_ns, 50'000'000))};
   nanosleep(&grace, nullptr);
+}
+
+void Gateway::stop() {
+  announce_closing();
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    stopped_ = true;
+  }
   receiver_->call([&] { receiver_->drain_all(); });
   receiver_->stop();
   if (journal_writer() != nullptr) (void)journal_writer()->sync_now();

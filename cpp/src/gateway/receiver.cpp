@@ -25,7 +25,9 @@ bool Gateway::Receiver::run_pass() noexcept {
     handler_->on_idle(*this);
   }
   if (beat_cursor_ < watched_.size()) beat();
-  if ((pass_count_ & (kPassesPerHousekeeping - 1)) == 0) housekeep();
+  // Passes that took orders are longer, with a Python handler much longer: look more often.
+  const std::uint64_t every = progress ? kBusyPassesPerHousekeeping : kPassesPerHousekeeping;
+  if ((pass_count_ & (every - 1)) == 0) housekeep();
   return progress;
 }
 

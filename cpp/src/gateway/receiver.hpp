@@ -94,6 +94,7 @@ class Gateway::Receiver final : public ReportSink {
 
   static constexpr std::uint64_t kNeverChanges = 0;  ///< what the watch of a failed link looks at
   static constexpr std::uint64_t kPassesPerHousekeeping = 64;
+  static constexpr std::uint64_t kBusyPassesPerHousekeeping = 8;
   static constexpr std::uint64_t kStallNs = 1'000'000;
   static constexpr std::uint32_t kBeatsPerPass = 4;
 

@@ -63,6 +63,13 @@ Session::Session(const SessionConfig& config, control::Established established,
   check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
   last_check_ticks_ = ticks();
   last_alive_ticks_ = last_check_ticks_;  // the handshake has just shown life
+  if (established_.not_applied_count != 0) {
+    wire::SessionEvent& event = events_[event_count_++];
+    event.kind = SessionEventKind::kNotApplied;
+    event.count = established_.not_applied_count;
+    event.from_sequence = established_.next_order_sequence - event.count;
+    event.time_ns = realtime_ns();
+  }
   publish();
 }
 
