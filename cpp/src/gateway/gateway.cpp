@@ -248,6 +248,8 @@ void Gateway::resume() {
 
 void Gateway::start() { receiver_->start(); }
 
+bool Gateway::run_pass() noexcept { return receiver_->run_pass(); }
+
 void Gateway::announce_closing() {
   {
     const std::lock_guard lock(mutex_);
