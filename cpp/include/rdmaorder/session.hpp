@@ -172,6 +172,7 @@ class Session {
                       std::uint64_t* now) noexcept;
   void after_poll(std::uint32_t delivered, Status status) noexcept;
   void check_link_at(std::uint64_t now) noexcept;
+  [[nodiscard]] std::uint64_t line_age_ns() const noexcept;
   void judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept;
   void ask_socket() noexcept;
   void fail(LinkState state, const std::string& cause) noexcept;

@@ -24,18 +24,24 @@ void Session::check_link_at(std::uint64_t now) noexcept {
   update_gate();
 }
 
+// Age of the peer's status line by the two CLOCK_REALTIMEs, whichever of them is ahead.
+std::uint64_t Session::line_age_ns() const noexcept {
+  const std::uint64_t now_ns = realtime_ns();
+  const std::uint64_t line_ns = link_.peer().time_ns;
+  return now_ns > line_ns ? now_ns - line_ns : line_ns - now_ns;
+}
+
 void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept {
   const std::uint64_t interval = rate_.from_ns(established_.heartbeat_interval_ns);
   const std::uint64_t suspect_after = rate_.from_ns(config_.suspect_after_ns);
-  const std::uint64_t beats = link_.peer().heartbeat - peer_heartbeat_;
-  if (beats != 0) {
+  if (link_.peer().heartbeat != peer_heartbeat_) {
     peer_heartbeat_ = link_.peer().heartbeat;
-    // Beats since the last look prove life at some moment since then. When the last look was long
-    // ago that moment may be too; counting the beats tells about when it was.
-    const std::uint64_t accounted = beats * interval;
-    const std::uint64_t age = since_last_check > accounted ? since_last_check - accounted : 0;
-    last_alive_ticks_ = now - (since_last_check < suspect_after ? 0 : age);
     peer_seen_ = true;
+    // New beats prove life at some moment since the last look. When that was long ago, the time in
+    // the line tells how old the newest beat is; if the clocks disagree about it the link counts as
+    // suspect (never as dead) until another beat is seen.
+    const bool recent = since_last_check < suspect_after || line_age_ns() < config_.suspect_after_ns;
+    last_alive_ticks_ = recent ? now : now - suspect_after;
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
   if (silent < 3 * interval) {
