@@ -120,6 +120,7 @@ class Gateway::Receiver final : public ReportSink {
   void flush_backlogs() noexcept;
   void publish(GatewaySession& session) noexcept;
   void publish_dirty() noexcept;
+  void drain_ring(std::size_t watch_index) noexcept;
   void housekeep() noexcept;
   void beat() noexcept;
   void trouble(GatewaySession& session, Status status) noexcept;

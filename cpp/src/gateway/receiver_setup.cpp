@@ -165,10 +165,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   if (session.link == nullptr) return nullptr;
   const auto at = std::find(watched_.begin(), watched_.end(), &session);
   const auto index = static_cast<std::size_t>(at - watched_.begin());
-  if (drain && session.failure.empty()) {
-    while (session.failure.empty() && service(index)) {
-    }
-  }
+  if (drain) drain_ring(index);
   const ring::ReaderCounts& counts = session.link->reader().counts();
   counters_.slots_torn.add(counts.torn);
   counters_.slots_stale.add(counts.stale);
@@ -192,11 +189,19 @@ void Gateway::Receiver::set_halted(bool halted, Reason reason) noexcept {
   for (GatewaySession* session : watched_) publish(*session);
 }
 
+// One lap at most: a strategy that goes on writing does not hold the receiver.
+void Gateway::Receiver::drain_ring(std::size_t watch_index) noexcept {
+  const GatewaySession& session = *watched_[watch_index];
+  const std::uint64_t end =
+      session.next_order_sequence + session.link->reader().geometry().slot_count;
+  while (session.failure.empty() && session.next_order_sequence < end && service(watch_index)) {
+  }
+}
+
 void Gateway::Receiver::drain_all() noexcept {
   closing_ = true;
   for (std::size_t i = 0; i < watched_.size(); ++i) {
-    while (watched_[i]->failure.empty() && service(i)) {
-    }
+    drain_ring(i);
     publish(*watched_[i]);
   }
   flush_backlogs();
