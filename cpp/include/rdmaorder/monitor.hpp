@@ -32,8 +32,7 @@ namespace rdmaorder::monitor {
 inline constexpr char kCountersMagic[] = "ROCNT001";
 inline constexpr std::uint32_t kCountersVersion = 1;
 inline constexpr std::uint32_t kCountersHeaderBytes = 128;
-inline constexpr std::uint32_t kCounterLabelBytes =
-    128;  // the longest session id has 64 characters
+inline constexpr std::uint32_t kCounterLabelBytes = 128;  // a session id has up to 64
 inline constexpr std::uint32_t kCounterCountMax = 1U << 20;
 
 /// One counter cell: a plain add for the writer, no lock prefix. Single writer.
