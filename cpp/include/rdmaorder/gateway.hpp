@@ -79,7 +79,11 @@ struct AttachRequest {
   /// Sequence the strategy says it writes next; 0: take up where the gateway stands.
   std::uint64_t next_order_sequence = 0;
   ring::Geometry report_geometry;
-  std::unique_ptr<transport::Transport> transport;  ///< into the strategy's window
+  std::unique_ptr<transport::Transport> transport;  ///< into the strategy's window, or empty and:
+  /// Makes it once the order window exists (verbs registers that memory first).
+  std::function<std::unique_ptr<transport::Transport>(const memory::Window& order_window)> connect;
+  /// Nothing is written and nothing read before activate(): the strategy is not ready yet.
+  bool hold = false;
 };
 
 struct AttachResult {
@@ -145,8 +149,10 @@ class Gateway {
   SessionGrant open_session(const SessionRequest& request);
   /// Establishes a link. Throws Error(kRefused) with code AlreadyEstablished, BadWindow, Draining.
   AttachResult attach(AttachRequest request);
-  /// Ends the link of that epoch. `drain`: first takes every order already in its ring. A link that
-  /// is gone already is no error.
+  /// Begins a held link. False when there is none of that epoch (any more).
+  bool activate(std::uint32_t session_index, std::uint64_t epoch);
+  /// Ends the link of that epoch, held or live. `drain`: first takes every order already in its
+  /// ring. A link that is gone already is no error.
   DetachResult detach(std::uint32_t session_index, std::uint64_t epoch, bool drain);
   /// Sessions now, any thread.
   std::vector<SessionView> sessions();
@@ -156,7 +162,8 @@ class Gateway {
 
   void start();
   /// First half of a shutdown: refuses new sessions and links, tells the strategies "closing" and
-  /// waits until they have looked (4 heartbeats). What they wrote before is still taken. Idempotent.
+  /// waits until they have looked (4 heartbeats). What they wrote before is still taken.
+  /// Idempotent.
   void announce_closing();
   /// Takes what is in the rings, ends the receiver thread, syncs the journal. Idempotent.
   void stop();

@@ -151,6 +151,7 @@ SessionGrant Gateway::open_session(const SessionRequest& asked) {
 AttachResult Gateway::attach(AttachRequest request) {
   const std::lock_guard lock(mutex_);
   if (draining_) refuse("Draining", "the gateway is shutting down");
+  AttachResult result;
   GatewaySession* session = nullptr;
   memory::Window old_window;  // of the link before; unmapped here, outside the receiver's thread
   receiver_->call([&] {
@@ -159,29 +160,31 @@ AttachResult Gateway::attach(AttachRequest request) {
     if (session->link != nullptr || session->attaching) {
       refuse("AlreadyEstablished", "session " + session->request.name + " has a live link");
     }
-    session->attaching = true;
+    session->attaching = true;  // reports made from now on wait for the link
     old_window = std::move(session->window);
+    result.next_report_sequence = session->next_report_sequence;
   });
   // From here the session is ours until install: `attaching` keeps everybody else off.
-  const auto release = [&] { receiver_->call([&] { session->attaching = false; }); };
+  const auto release = [&] { receiver_->call([&] { receiver_->abandon(*session); }); };
   try {
     const SessionRequest& granted = session->request;
     if (!request.report_geometry.is_valid() ||
-        request.report_geometry.slot_bytes != granted.slot_bytes ||
-        request.transport->info().window_bytes < request.report_geometry.window_bytes()) {
-      refuse("BadWindow", "the report window does not hold the ring it announces");
+        request.report_geometry.slot_bytes != granted.slot_bytes) {
+      refuse("BadWindow", "the report ring's geometry is not what was granted");
     }
     const std::uint64_t expected = session->next_order_sequence;
-    AttachResult result;
     result.epoch = random_epoch();
     result.order_geometry = {coloured_ring_offset(session->index), granted.slot_bytes,
                              granted.order_slot_count};
     result.next_order_sequence = std::max(expected, request.next_order_sequence);
     result.not_applied_count = result.next_order_sequence - expected;
-    result.next_report_sequence = session->next_report_sequence;
     memory::Window window =
         memory::Window::create({result.order_geometry.window_bytes(), config_.huge_pages, true, -1,
                                 "rdmaorder-" + granted.name});
+    if (request.connect) request.transport = request.connect(window);
+    if (request.transport->info().window_bytes < request.report_geometry.window_bytes()) {
+      refuse("BadWindow", "the report window does not hold the ring it announces");
+    }
     LinkConfig link_config;
     link_config.epoch = result.epoch;
     link_config.previous_epoch = session->previous_epoch;
@@ -192,9 +195,11 @@ AttachResult Gateway::attach(AttachRequest request) {
     link_config.next_outbound_sequence = result.next_report_sequence;
     auto link = std::make_unique<Link>(link_config, std::move(request.transport));
     receiver_->call([&] {
-      session->next_order_sequence = result.next_order_sequence;
-      receiver_->install(*session, std::move(window), std::move(link), result.not_applied_count);
-      session->attaching = false;
+      session->window = std::move(window);
+      session->pending = {std::move(link), result.next_order_sequence, result.not_applied_count};
+      if (!request.hold && !receiver_->install(*session)) {
+        refuse("SessionBlocked", "reports came faster than a link could be made; try again");
+      }
     });
     result.order_window = &session->window;
     return result;
@@ -202,6 +207,19 @@ AttachResult Gateway::attach(AttachRequest request) {
     release();
     throw;
   }
+}
+
+bool Gateway::activate(std::uint32_t session_index, std::uint64_t epoch) {
+  bool activated = false;
+  receiver_->call([&] {
+    GatewaySession* session = receiver_->find(session_index);
+    if (session == nullptr || session->pending.link == nullptr ||
+        session->pending.link->epoch() != epoch) {
+      return;
+    }
+    activated = receiver_->install(*session);
+  });
+  return activated;
 }
 
 DetachResult Gateway::detach(std::uint32_t session_index, std::uint64_t epoch, bool drain) {
@@ -212,6 +230,9 @@ DetachResult Gateway::detach(std::uint32_t session_index, std::uint64_t epoch, b
     if (session == nullptr) return;
     if (session->link != nullptr && session->link->epoch() == epoch) {
       link = receiver_->remove(*session, drain);
+    } else if (session->pending.link != nullptr && session->pending.link->epoch() == epoch) {
+      link = std::move(session->pending.link);
+      receiver_->abandon(*session);
     }
     result = {session->next_order_sequence - 1, session->next_report_sequence - 1};
   });

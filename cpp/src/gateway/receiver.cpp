@@ -202,7 +202,8 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t
   }
   session.reports_counter.add();
   counters_.reports_sent.add();
-  if (session.link == nullptr || !session.failure.empty()) {
+  const bool live = session.link != nullptr && session.failure.empty();
+  if (!live && !session.attaching) {
     counters_.reports_undelivered.add();  // the journal has it
     return Status::kOk;
   }
@@ -217,7 +218,7 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t
       std::memcpy(wide_out_, slot_words, used_bytes);
     }
   }
-  if (RDMAORDER_LIKELY(session.backlog.empty())) {
+  if (RDMAORDER_LIKELY(live && session.backlog.empty())) {
     const Status status = session.link->send(ring::Lane::kNormal, words);
     if (RDMAORDER_LIKELY(ok(status))) return status;
     if (status != Status::kFull) {
@@ -226,10 +227,12 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t
     }
     backlogged_.push_back(&session);
   }
-  // The strategy does not read: off the hot path by its own doing.
+  // The strategy does not read (or is not there yet): off the hot path by its own doing.
   if (session.backlog.size() >= config_.backlog_limit_count) {
-    fail(session, "the strategy left " + std::to_string(session.backlog.size()) +
-                      " reports unread; they are in the journal");
+    if (live) {
+      fail(session, "the strategy left " + std::to_string(session.backlog.size()) +
+                        " reports unread; they are in the journal");
+    }
     return Status::kClosed;
   }
   session.backlog.emplace_back(words, words + slot_bytes / 8);

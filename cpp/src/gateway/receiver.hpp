@@ -20,7 +20,15 @@ struct GatewaySession {
   std::uint64_t next_report_sequence = 1;
   std::uint64_t serviced_pass = 0;
 
+  /// A link made and not yet begun; `attaching` stays set until it is.
+  struct Pending {
+    std::unique_ptr<Link> link;
+    std::uint64_t next_order_sequence = 1;
+    std::uint64_t not_applied_count = 0;
+  };
+
   memory::Window window;  ///< order ring; the strategy writes it
+  Pending pending;
   std::unique_ptr<Link> link;
   std::uint64_t previous_epoch = 0;
   std::uint64_t torn_since_ticks = 0;
@@ -62,8 +70,10 @@ class Gateway::Receiver final : public ReportSink {
   [[nodiscard]] const std::vector<std::unique_ptr<GatewaySession>>& sessions() const noexcept {
     return sessions_;
   }
-  void install(GatewaySession& session, memory::Window window, std::unique_ptr<Link> link,
-               std::uint64_t not_applied_count);
+  /// Begins the pending link. False: reports that came meanwhile did not all fit the backlog.
+  [[nodiscard]] bool install(GatewaySession& session);
+  /// The link that was being made will not come.
+  void abandon(GatewaySession& session) noexcept;
   /// Takes the link out of the loop and returns it, for destruction outside the receiver's thread.
   std::unique_ptr<Link> remove(GatewaySession& session, bool drain) noexcept;
   void set_halted(bool halted, Reason reason) noexcept;

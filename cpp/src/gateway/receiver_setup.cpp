@@ -137,21 +137,28 @@ GatewaySession* Gateway::Receiver::find(std::uint32_t session_index) noexcept {
   return session_index < sessions_.size() ? sessions_[session_index].get() : nullptr;
 }
 
-void Gateway::Receiver::install(GatewaySession& session, memory::Window window,
-                                std::unique_ptr<Link> link, std::uint64_t not_applied_count) {
+bool Gateway::Receiver::install(GatewaySession& session) {
+  if (session.pending.link->writer().next_sequence() + session.backlog.size() !=
+      session.next_report_sequence) {
+    return false;  // more reports came than the backlog takes: numbers would not match
+  }
+  auto [link, next_order_sequence, not_applied_count] =
+      std::exchange(session.pending, GatewaySession::Pending{});
+  session.next_order_sequence = next_order_sequence;
   if (journal_ != nullptr) {
     if (not_applied_count != 0) {
       (void)journal_->append(journal::RecordKind::kNotApplied, 0, session.index,
-                             session.next_order_sequence - not_applied_count, now_ns(),
-                             &not_applied_count, sizeof not_applied_count);
+                             next_order_sequence - not_applied_count, now_ns(), &not_applied_count,
+                             sizeof not_applied_count);
     }
-    const std::uint64_t payload[3] = {link->epoch(), session.next_order_sequence,
-                                      session.next_report_sequence};
-    (void)journal_->append(journal::RecordKind::kLink, 0, session.index,
-                           session.next_order_sequence, now_ns(), payload, sizeof payload);
+    const std::uint64_t payload[3] = {link->epoch(), next_order_sequence,
+                                      link->writer().next_sequence()};
+    (void)journal_->append(journal::RecordKind::kLink, 0, session.index, next_order_sequence,
+                           now_ns(), payload, sizeof payload);
   }
-  session.window = std::move(window);
   session.link = std::move(link);
+  session.attaching = false;
+  if (!session.backlog.empty()) backlogged_.push_back(&session);  // made while attaching
   session.failure.clear();
   session.torn_since_ticks = 0;
   const ring::Reader& reader = session.link->reader();
@@ -159,6 +166,14 @@ void Gateway::Receiver::install(GatewaySession& session, memory::Window window,
   watched_.push_back(&session);
   counters_.links_attached.add();
   publish(session);
+  return true;
+}
+
+void Gateway::Receiver::abandon(GatewaySession& session) noexcept {
+  session.attaching = false;
+  session.pending = {};
+  counters_.reports_undelivered.add(session.backlog.size());
+  session.backlog.clear();  // all of it is in the journal
 }
 
 std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool drain) noexcept {
