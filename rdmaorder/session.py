@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from rdmaorder import _core
 from rdmaorder.errors import ConfigError
-from rdmaorder.messages import Reason, SessionEventKind
+from rdmaorder.messages import SCHEMA_ID, SCHEMA_VERSION, Reason, SessionEventKind
 
 __all__ = ["Session", "SessionEvent", "connect"]
 
 _NS = 1_000_000_000
+_SLOTS_MAX = 1 << 20
+#: Sequences stay below this, so that no sum of two of them wraps.
+_SEQUENCE_MAX = (1 << 63) - 1
 
 
-class SessionEvent(NamedTuple):
+@dataclass(frozen=True)
+class SessionEvent:
     """Something that concerns the session and not one order."""
 
     kind: SessionEventKind
@@ -25,7 +31,7 @@ class SessionEvent(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """How far the gateway is, as order sequences: copied out of the ring, taken, on stable storage."""
+    """How far the gateway is (order sequences): copied from the ring, taken, on stable storage."""
 
     consumed: int
     applied: int
@@ -36,9 +42,10 @@ class Session(_core.SessionCore):
     """An authenticated, sequenced flow to one gateway. Made by :func:`connect`.
 
     One thread at a time; a call from a second thread while one waits raises RuntimeError. The order
-    calls (``new_order``, ``replace_order``, ``cancel_order``, ``mass_cancel``, their ``try_`` forms,
-    ``send_batch``, ``try_send_batch``) and ``poll`` are builtins of the native base class:
-    ``help(Session.new_order)``. A call that raises has written nothing.
+    calls (``new_order``, ``replace_order``, ``cancel_order``, ``mass_cancel``, their ``try_``
+    forms, ``send_batch``, ``try_send_batch``) and ``poll`` are builtins of the native base class:
+    ``help(Session.new_order)``. A call that raises has written nothing, but for a batch of which
+    the exception's ``sent`` messages went.
 
     A context manager: leaving it closes the session.
     """
@@ -69,11 +76,14 @@ class Session(_core.SessionCore):
         """Waits until a report can be polled. False after the timeout, or when the link is over."""
         return _core.session_wait_readable(self, _to_ns("timeout_s", timeout_s))
 
-    def wait_applied(
-        self, sequence: int, timeout_s: float = 1.0, *, durable: bool = False
-    ) -> bool:
+    def wait_applied(self, sequence: int, timeout_s: float = 1.0, *, durable: bool = False) -> bool:
         """Waits until the gateway has taken order ``sequence`` (``durable``: has it on disk)."""
-        return _core.session_wait_applied(self, sequence, _to_ns("timeout_s", timeout_s), durable)
+        return _core.session_wait_applied(
+            self,
+            _integer("sequence", sequence, 0, _SEQUENCE_MAX),
+            _to_ns("timeout_s", timeout_s),
+            durable,
+        )
 
     def latency(self, *, reset: bool = False) -> _core.Histogram:
         """Times in ns from a send call to the poll that delivered the request's first report."""
@@ -126,30 +136,44 @@ def connect(
     made = Session()
     _core.session_connect(
         made,
-        url=url,
-        session=session,
-        order_slots=_count("order_slots", order_slots),
-        report_slots=_count("report_slots", report_slots),
-        slot_bytes=_count("slot_bytes", slot_bytes),
-        schema_id=1,
-        schema_version=0,
-        next_sequence=next_sequence,
+        url=_text("url", url),
+        session=_text("session", session),
+        order_slots=_integer("order_slots", order_slots, 1, _SLOTS_MAX),
+        report_slots=_integer("report_slots", report_slots, 1, _SLOTS_MAX),
+        slot_bytes=_integer("slot_bytes", slot_bytes, 64, 4096),
+        schema_id=SCHEMA_ID,
+        schema_version=SCHEMA_VERSION,
+        next_sequence=_integer("next_sequence", next_sequence, 0, _SEQUENCE_MAX),
         connect_timeout_ns=_to_ns("connect_timeout_s", connect_timeout_s),
         send_timeout_ns=_to_ns("send_timeout_s", send_timeout_s),
         suspect_after_ns=_to_ns("suspect_after_s", suspect_after_s),
         dead_after_ns=_to_ns("dead_after_s", dead_after_s),
-        huge_pages=huge_pages,
+        huge_pages=_text("huge_pages", huge_pages),
     )
     return made
 
 
+def _text(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a string, not {value!r}")
+    return value
+
+
 def _to_ns(name: str, seconds: float) -> int:
-    if not 0 <= seconds <= 86_400:  # also False for NaN
+    try:
+        good = 0 <= seconds <= 86_400  # False for NaN
+    except TypeError:
+        good = False
+    if not good:
         raise ConfigError(f"{name} must be 0 .. 86400 seconds, not {seconds!r}")
     return int(seconds * _NS)
 
 
-def _count(name: str, value: int) -> int:
-    if not 0 < value <= 1 << 20:
-        raise ConfigError(f"{name} must be 1 .. {1 << 20}, not {value!r}")
-    return value
+def _integer(name: str, value: SupportsIndex, low: int, high: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} must be an integer, not {value!r}") from None
+    if not low <= number <= high:
+        raise ConfigError(f"{name} must be {low} .. {high}, not {value!r}")
+    return number

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     recovered = gateway.journal_state().get("recovered_records", 0)
     with gateway:
         print(_first_line(gateway, recovered), flush=True)
-        received = signal.sigwait(signals)
+        received = signal.Signals(signal.sigwait(signals))
         print(f"rdmaorder gateway: {received.name}, draining", flush=True)
         started = time.monotonic()
         gateway.stop()
