@@ -22,6 +22,7 @@ __all__ = [
     "NotConnected",
     "RdmaOrderError",
     "Refused",
+    "SendError",
     "SessionClosed",
     "SystemFailure",
     "TransportError",
@@ -75,8 +76,46 @@ class ConnectTimeout(RdmaOrderError, TimeoutError):
     """
 
 
-class TransportError(RdmaOrderError):
+class SendError(RdmaOrderError):
+    """A call of the order path was refused.
+
+    ``sent`` messages of a batch were written before that and will be processed; the one at index
+    ``sent`` and all after it were not. 0 for single messages: then nothing was written.
+    """
+
+    def __init__(self, message: str, *, sent: int = 0) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class TransportError(SendError):
     """A link could not be made, or broke in a way that the message describes. Connect anew."""
+
+
+class BackPressure(SendError):
+    """No credit (or no room under the agreed rate) came free before the deadline.
+
+    Poll, then go on with the message at index ``sent``.
+    """
+
+
+class NotConnected(SendError):
+    """There is no link, or the one there is has become suspect.
+
+    What was sent before may or may not have been applied: reconnect and reconcile before sending
+    anything that depends on it.
+    """
+
+
+class SessionClosed(SendError):
+    """The session was closed, here or by the gateway. Make a new session."""
+
+
+class Halted(SendError):
+    """The gateway refuses new orders (kill switch, journal failure). Cancels still pass.
+
+    The session's ``status()`` tells the reason; orders are taken again when an operator resumes.
+    """
 
 
 class JournalError(RdmaOrderError):
@@ -89,38 +128,6 @@ class JournalError(RdmaOrderError):
     def __init__(self, message: str, *, error_number: int = 0) -> None:
         super().__init__(message)
         self.errno = error_number
-
-
-class BackPressure(RdmaOrderError):
-    """No credit (or no room under the agreed rate) came free before the deadline.
-
-    ``sent`` messages of the batch were written and will be processed; the rest was not written.
-    Poll, then go on with the message at index ``sent``.
-    """
-
-    def __init__(self, message: str, *, sent: int = 0) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
-class NotConnected(RdmaOrderError):
-    """There is no link, or the one there is has become suspect. Nothing was written.
-
-    What was sent before may or may not have been applied: reconnect and reconcile before sending
-    anything that depends on it.
-    """
-
-
-class SessionClosed(RdmaOrderError):
-    """The session was closed, here or by the gateway. Nothing was written; make a new session."""
-
-
-class Halted(RdmaOrderError):
-    """The gateway refuses new orders (kill switch, journal failure). Cancels still pass.
-
-    Nothing was written. The session's ``status()`` tells the reason; orders are taken again when
-    an operator resumes.
-    """
 
 
 class InputError(RdmaOrderError, ValueError):

@@ -52,20 +52,20 @@ void set_python_error(const Error& error) {
 
 void set_python_error(Status status, const std::string& message, std::uint64_t sent) {
   py::dict keywords;
+  keywords["sent"] = sent;
   switch (status) {
     case Status::kFull:
     case Status::kThrottled:
     case Status::kTimeout:
-      keywords["sent"] = sent;
       return raise("BackPressure", message, keywords);
     case Status::kNotConnected:
-      return raise("NotConnected", message);
+      return raise("NotConnected", message, keywords);
     case Status::kClosed:
-      return raise("SessionClosed", message);
+      return raise("SessionClosed", message, keywords);
     case Status::kHalted:
-      return raise("Halted", message);
+      return raise("Halted", message, keywords);
     default:
-      return raise("TransportError", message);
+      return raise("TransportError", message, keywords);
   }
 }
 

@@ -140,9 +140,10 @@ template <class Call>
 /// new_order(…) -> sequence; waits while the ring is full, raises when nothing was written.
 template <class Call>
 PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
-  SessionState* state = usable_state(self);
   Values values;
-  if (state == nullptr || !parse(Call::signature, args, count, names, values)) return nullptr;
+  if (!parse(Call::signature, args, count, names, values)) return nullptr;
+  SessionState* state = usable_state(self);  // after parse, which may run an __index__
+  if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
   const Status status = Call::send(*state->session, values, &sequence);
   if (RDMAORDER_LIKELY(ok(status))) return PyLong_FromUnsignedLongLong(sequence);
@@ -152,9 +153,10 @@ PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 /// try_new_order(…) -> sequence > 0, or a Status below 0 at once.
 template <class Call>
 PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
-  SessionState* state = usable_state(self);
   Values values;
-  if (state == nullptr || !parse(Call::signature, args, count, names, values)) return nullptr;
+  if (!parse(Call::signature, args, count, names, values)) return nullptr;
+  SessionState* state = usable_state(self);  // after parse, which may run an __index__
+  if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
   const Status status = Call::send(*state->session, values, &sequence);
   if (RDMAORDER_LIKELY(ok(status))) return PyLong_FromUnsignedLongLong(sequence);
@@ -172,14 +174,33 @@ class SlotBuffer {
   ~SlotBuffer() {
     if (view_.obj != nullptr) PyBuffer_Release(&view_);
   }
-  bool open(PyObject* object, std::uint32_t slot_bytes) {
-    if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) != 0) return false;
-    if (view_.itemsize != slot_bytes || view_.len % slot_bytes != 0 ||
-        reinterpret_cast<std::uintptr_t>(view_.buf) % 8 != 0) {
+  /// False, with a Python error that names `function`, for anything but an array of whole slots.
+  bool open(PyObject* object, std::uint32_t slot_bytes, const char* function) {
+    if (!PyObject_CheckBuffer(object)) {
+      PyErr_Format(PyExc_TypeError,
+                   "%s: a batch is an array of slot records (rdmaorder.new_orders(n) makes one), "
+                   "not %R",
+                   function, reinterpret_cast<PyObject*>(Py_TYPE(object)));
+      return false;
+    }
+    if (PyObject_GetBuffer(object, &view_, PyBUF_SIMPLE) != 0) {
+      PyErr_Clear();
       PyErr_Format(PyExc_ValueError,
-                   "a batch is a contiguous array of %u-byte slot records (rdmaorder.new_orders(n) "
-                   "makes one); this has items of %zd bytes",
-                   static_cast<unsigned>(slot_bytes), view_.itemsize);
+                   "%s: the batch is not contiguous; numpy.ascontiguousarray(batch) copies it",
+                   function);
+      return false;
+    }
+    if (view_.itemsize != slot_bytes || view_.len % slot_bytes != 0) {
+      PyErr_Format(PyExc_ValueError,
+                   "%s: a batch has records of %u bytes (rdmaorder.new_orders(n) makes one), this "
+                   "has items of %zd",
+                   function, static_cast<unsigned>(slot_bytes), view_.itemsize);
+      return false;
+    }
+    if (reinterpret_cast<std::uintptr_t>(view_.buf) % alignof(std::uint64_t) != 0) {
+      PyErr_Format(PyExc_ValueError,
+                   "%s: the batch does not start on a multiple of 8 bytes; batch.copy() does",
+                   function);
       return false;
     }
     count_ = static_cast<std::size_t>(view_.len) / slot_bytes;
@@ -206,7 +227,9 @@ std::size_t send_some(Session& session, const SlotBuffer& buffer, std::size_t fr
 PyObject* try_send_batch(PyObject* self, PyObject* array) {
   SessionState* state = usable_state(self);
   SlotBuffer buffer;
-  if (state == nullptr || !buffer.open(array, state->session->slot_bytes())) return nullptr;
+  if (state == nullptr || !buffer.open(array, state->session->slot_bytes(), "try_send_batch")) {
+    return nullptr;
+  }
   if (buffer.count() == 0) return PyLong_FromLong(0);
   Status status = Status::kOk;
   const std::size_t sent = send_some(*state->session, buffer, 0, &status);
@@ -220,7 +243,9 @@ PyObject* try_send_batch(PyObject* self, PyObject* array) {
 PyObject* send_batch(PyObject* self, PyObject* array) {
   SessionState* state = usable_state(self);
   SlotBuffer buffer;
-  if (state == nullptr || !buffer.open(array, state->session->slot_bytes())) return nullptr;
+  if (state == nullptr || !buffer.open(array, state->session->slot_bytes(), "send_batch")) {
+    return nullptr;
+  }
   std::size_t sent = 0;
   Status status = Status::kOk;
   while (sent < buffer.count()) {
@@ -245,24 +270,34 @@ PyObject* send_batch(PyObject* self, PyObject* array) {
 
 // --- reports
 
+/// Whether `array` is still as report_array made it: whoever had it may have changed its shape,
+/// dtype or flags in place.
+bool is_pristine(const SessionState& state, PyObject* array, std::size_t count) {
+  const auto* facts = py::detail::array_proxy(array);
+  return facts->nd == 1 && facts->dimensions[0] == static_cast<py::ssize_t>(count) &&
+         facts->strides[0] == static_cast<py::ssize_t>(sizeof(wire::ReportRecord)) &&
+         facts->descr == state.report_dtype.ptr() &&
+         (facts->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
+
+/// The first `count` records of the scratch buffer as an array of the caller's own. An array that
+/// was handed out before is filled again only if nobody else holds it any more (or if it is empty
+/// and there is nothing to fill).
 PyObject* report_array(SessionState& state, std::size_t count) {
-  py::object* keep = count <= SessionState::kRecycledCount ? &state.recycled[count] : nullptr;
-  if (keep != nullptr && *keep && (count == 0 || Py_REFCNT(keep->ptr()) == 1)) {
-    // nobody else holds it (or it is empty and cannot be written): fill it again
-  } else {
-    py::array array(py::reinterpret_borrow<py::dtype>(state.report_dtype), count);
-    if (keep == nullptr) {
-      std::memcpy(array.mutable_data(), state.scratch.data(), count * sizeof(wire::ReportRecord));
-      return array.release().ptr();
+  const bool recyclable = count <= SessionState::kRecycledCount;
+  if (recyclable && state.recycled[count]) {
+    PyObject* array = state.recycled[count].ptr();
+    if ((count == 0 || Py_REFCNT(array) == 1) && is_pristine(state, array, count)) {
+      std::memcpy(py::detail::array_proxy(array)->data, state.scratch.data(),
+                  count * sizeof(wire::ReportRecord));
+      Py_INCREF(array);
+      return array;
     }
-    *keep = std::move(array);
   }
-  if (count != 0) {
-    std::memcpy(py::reinterpret_borrow<py::array>(*keep).mutable_data(), state.scratch.data(),
-                count * sizeof(wire::ReportRecord));
-  }
-  Py_INCREF(keep->ptr());
-  return keep->ptr();
+  py::array array(py::reinterpret_borrow<py::dtype>(state.report_dtype), count);
+  std::memcpy(array.mutable_data(), state.scratch.data(), count * sizeof(wire::ReportRecord));
+  if (recyclable) state.recycled[count] = array;
+  return array.release().ptr();
 }
 
 /// The value of poll's one argument, positional or as max=; 0 with a Python error set.
@@ -277,8 +312,10 @@ std::uint32_t parse_max(PyObject* const* args, Py_ssize_t positional, PyObject* 
   }
   const long value = PyLong_AsLong(args[0]);
   if (value >= 1 && value <= (1 << 20)) return static_cast<std::uint32_t>(value);
-  if (!PyErr_Occurred()) {
-    PyErr_Format(PyExc_ValueError, "poll: max must be 1 .. 1048576, not %ld", value);
+  if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_OverflowError)) {
+    PyErr_Format(PyExc_ValueError, "poll: max must be 1 .. 1048576, not %R", args[0]);
+  } else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+    PyErr_Format(PyExc_TypeError, "poll: max must be an integer, not %R", args[0]);
   }
   return 0;
 }
@@ -286,19 +323,21 @@ std::uint32_t parse_max(PyObject* const* args, Py_ssize_t positional, PyObject* 
 /// poll(max=256) -> array of REPORT_RECORD, empty when there is none now; raises once the link is
 /// over and everything that had arrived was delivered.
 PyObject* poll(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
-  SessionState* state = usable_state(self);
-  if (state == nullptr) return nullptr;
   const std::uint32_t max_count = parse_max(args, count, names);
   if (max_count == 0) return nullptr;
-  if (RDMAORDER_UNLIKELY(state->scratch.size() < max_count)) state->scratch.resize(max_count);
-  Session& session = *state->session;
-  const std::uint32_t n = session.poll(state->scratch.data(), max_count);
-  if (RDMAORDER_UNLIKELY(n == 0 && (session.state() == LinkState::kDead ||
-                                    session.state() == LinkState::kClosed))) {
-    return refuse(*state, session.send_status(), "poll");
-  }
+  SessionState* state = usable_state(self);
+  if (state == nullptr) return nullptr;
   try {
+    if (RDMAORDER_UNLIKELY(state->scratch.size() < max_count)) state->scratch.resize(max_count);
+    Session& session = *state->session;
+    const std::uint32_t n = session.poll(state->scratch.data(), max_count);
+    if (RDMAORDER_UNLIKELY(n == 0 && (session.state() == LinkState::kDead ||
+                                      session.state() == LinkState::kClosed))) {
+      return refuse(*state, session.send_status(), "poll");
+    }
     return report_array(*state, n);
+  } catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
   } catch (py::error_already_set& error) {
     error.restore();
     return nullptr;
@@ -361,7 +400,7 @@ PyMethodDef g_methods[] = {
      "send_batch($self, slots, /)\n--\n\n"
      "Write an array of slot records (rdmaorder.new_orders(n) and its like, or SLOT) without\n"
      "copying it into Python objects; returns its length. The array is not changed; record i gets\n"
-     "the sequence next_sequence + i. Waits for room; BackPressure.sent tells how many went."},
+     "the sequence next_sequence + i. Waits for room; an exception's sent tells how many went."},
     {"try_send_batch", as_method(&try_send_batch), METH_O,
      "try_send_batch($self, slots, /)\n--\n\n"
      "Like send_batch, but never waits: returns how many were written, counted from the first."},
