@@ -62,7 +62,7 @@ class Gateway:
     ) -> None:
         self.config = (config or GatewayConfig()).with_overrides(**settings)
         if self.config.listen is None:
-            raise ConfigError("[gateway] listen is not set; give listen=\"shm:///path/gw.sock\"")
+            raise ConfigError('[gateway] listen is not set; give listen="shm:///path/gw.sock"')
         self.counters_path = self.config.counters or _default_counters_path(self.config.listen_path)
         chosen = handler if handler is not None else self.config.handler
         self.handler_name = chosen if isinstance(chosen, str) else type(chosen).__name__
@@ -93,8 +93,9 @@ class Gateway:
         self._thread.start()
         ready.wait()
         if started[0] is not None:
+            self._stopped = True
             self._thread.join()
-            self._core.stop()
+            self._end_core()
             raise started[0]
         return self
 
@@ -109,11 +110,14 @@ class Gateway:
             asyncio.run_coroutine_threadsafe(self._server.close(drain=True), self._loop).result()
         if self._thread is not None:
             self._thread.join()
+        self._end_core()
+
+    def _end_core(self) -> None:
         self._core.stop()
         Path(self.counters_path).unlink(missing_ok=True)
 
     def halt(self, reason: Reason = Reason.HALTED) -> None:
-        """Refuses new orders of every session with ``reason``; cancels pass. Until :meth:`resume`."""
+        """Refuses new orders of every session with ``reason`` until resume(); cancels pass."""
         self._core.halt(int(reason))
 
     def resume(self) -> None:
@@ -175,13 +179,18 @@ class Gateway:
             if failures != seen_failures:
                 seen_failures = failures
                 for session in await asyncio.to_thread(self._core.sessions):
-                    if session["failure"]:
+                    # Without an epoch the link is gone already; a later one keeps its own.
+                    if session["failure"] and session["epoch"]:
                         _log.error("session %s: %s", session["name"], session["failure"])
-                        server.end_link(session["session_index"], session["failure"])
+                        server.end_link(
+                            session["session_index"], session["epoch"], session["failure"]
+                        )
             error = self._core.handler_error()
             if error != seen_error:
                 seen_error = error
-                _log.error("handler %s raised; its batch was rejected:\n%s", self.handler_name, error)
+                _log.error(
+                    "handler %s raised; its batch was rejected:\n%s", self.handler_name, error
+                )
 
 
 def _core_settings(config: GatewayConfig, counters_path: str) -> dict[str, Any]:
@@ -212,7 +221,7 @@ def _core_settings(config: GatewayConfig, counters_path: str) -> dict[str, Any]:
 def _default_counters_path(listen_path: str | None) -> str:
     """In memory, not on a disk: the kernel stalls writers of mapped pages it is writing back."""
     name = Path(listen_path or "gateway").name.removesuffix(".sock")
-    shared = Path("/dev/shm")  # noqa: S108 - memory-backed on every Linux; the file is 0600
+    shared = Path("/dev/shm")
     folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
     return str(folder / f"rdmaorder-{os.geteuid()}-{name}-{os.getpid()}.counters")
 

@@ -106,12 +106,12 @@ class ControlServer:
             self._closed.set()
         await self._closed.wait()
 
-    def end_link(self, session_index: int, reason: str) -> None:
-        """Ends the link of a session that the core cannot go on with (a ring full of garbage): the
-        strategy gets Terminate "LinkFailed" with ``reason`` and may connect anew. No link: nothing
-        happens. Call it in the server's loop."""
+    def end_link(self, session_index: int, epoch: int, reason: str) -> None:
+        """Ends a link that the core cannot go on with (a ring full of garbage): the strategy gets
+        Terminate "LinkFailed" with ``reason`` and may connect anew. Nothing happens when the link
+        with that ``epoch`` is gone. Call it in the server's loop."""
         for channel, link in self._live.items():
-            if link.session_index == session_index:
+            if (link.session_index, link.epoch) == (session_index, epoch):
                 channel.interrupt(_LinkFailedError(reason))
 
     def _stop_listening(self) -> None:

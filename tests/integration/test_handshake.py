@@ -269,7 +269,9 @@ def test_a_link_the_core_gives_up_is_ended_with_its_reason(gateway: Running) -> 
     with gateway.client() as client, gateway.client() as other:
         epoch = client.connect("alpha")["epoch"]
         other.connect("beta")
-        gateway.loop.call_soon_threadsafe(gateway.server.end_link, 0, "corrupt slot 17")
+        end = gateway.server.end_link
+        gateway.loop.call_soon_threadsafe(end, 0, epoch - 1, "a link before this one")
+        gateway.loop.call_soon_threadsafe(end, 0, epoch, "corrupt slot 17")
         answer, _ = client.receive()
         assert (answer["code"], answer["text"]) == ("LinkFailed", "corrupt slot 17")
         assert client.is_closed()
