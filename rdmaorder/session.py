@@ -14,7 +14,7 @@ from rdmaorder.messages import SCHEMA_ID, SCHEMA_VERSION, Reason, SessionEventKi
 __all__ = ["Session", "SessionEvent", "connect"]
 
 _NS = 1_000_000_000
-_SLOTS_MAX = 1 << 20
+_SLOTS_MIN, _SLOTS_MAX = 8, 1 << 20
 #: Sequences stay below this, so that no sum of two of them wraps.
 _SEQUENCE_MAX = (1 << 63) - 1
 
@@ -125,7 +125,8 @@ def connect(
     """Connects to the gateway at ``url`` (``shm:///path/to/socket``) and establishes ``session``.
 
     ``session``: 1 to 64 characters of ``[A-Za-z0-9_.:-]``; its sequences continue where the gateway
-    stands. ``order_slots``, ``report_slots``: ring sizes asked for (granted: ``status()``).
+    stands. ``order_slots``, ``report_slots``: ring sizes asked for, powers of two (``status()`` has
+    those granted).
     ``next_sequence``: the sequence this strategy writes next if it knows, 0 to take the gateway's
     word. ``send_timeout_s``: how long a send waits while the ring is full. ``suspect_after_s``,
     ``dead_after_s``: silence of the gateway's heartbeat after which sends are refused, and after
@@ -138,8 +139,8 @@ def connect(
         made,
         url=_text("url", url),
         session=_text("session", session),
-        order_slots=_integer("order_slots", order_slots, 1, _SLOTS_MAX),
-        report_slots=_integer("report_slots", report_slots, 1, _SLOTS_MAX),
+        order_slots=_slot_count("order_slots", order_slots),
+        report_slots=_slot_count("report_slots", report_slots),
         slot_bytes=_integer("slot_bytes", slot_bytes, 64, 4096),
         schema_id=SCHEMA_ID,
         schema_version=SCHEMA_VERSION,
@@ -177,3 +178,13 @@ def _integer(name: str, value: SupportsIndex, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ConfigError(f"{name} must be {low} .. {high}, not {value!r}")
     return number
+
+
+def _slot_count(name: str, value: SupportsIndex) -> int:
+    count = _integer(name, value, _SLOTS_MIN, _SLOTS_MAX)
+    if count & (count - 1):
+        below = 1 << (count.bit_length() - 1)
+        raise ConfigError(
+            f"{name} must be a power of two, such as {below} or {below * 2}, not {value!r}"
+        )
+    return count

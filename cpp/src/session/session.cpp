@@ -168,6 +168,7 @@ Status Session::take_event(wire::SessionEvent* event) noexcept {
 }
 
 void Session::publish() noexcept {
+  if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;  // the cause stays
   OwnState own;
   own.applied = link_.reader().next_sequence() - 1;
   own.heartbeat = ++heartbeat_;
@@ -178,14 +179,13 @@ void Session::publish() noexcept {
 bool Session::close(std::uint64_t timeout_ns) noexcept {
   if (state_ == LinkState::kClosed) return false;
   bool confirmed = false;
-  if (established_.socket && state_ != LinkState::kDead) {
+  if (established_.connection && state_ != LinkState::kDead) {
     const std::uint64_t last = next_sequence() - 1;
     std::uint64_t applied = 0;
-    confirmed = control::terminate(established_.socket.get(), last, timeout_ns, &applied) &&
-                applied == last;
+    confirmed = established_.connection->terminate(last, timeout_ns, &applied) && applied == last;
   }
   fail(LinkState::kClosed, "closed by this side");
-  established_.socket.reset();
+  established_.connection.reset();
   return confirmed;
 }
 
