@@ -66,8 +66,11 @@ class Gateway:
         self.counters_path = self.config.counters or _default_counters_path(self.config.listen_path)
         chosen = handler if handler is not None else self.config.handler
         self.handler_name = chosen if isinstance(chosen, str) else type(chosen).__name__
-        if isinstance(chosen, str) and chosen not in _BUILT_IN_HANDLERS:
-            chosen = _load_handler(chosen)
+        if isinstance(chosen, str):
+            if chosen not in _BUILT_IN_HANDLERS:
+                chosen = _load_handler(chosen)
+        elif not callable(getattr(chosen, "on_orders", None)):
+            raise ConfigError(f"handler: {self.handler_name} has no method on_orders")
         self._core = _core.GatewayCore(_core_settings(self.config, self.counters_path), chosen)
         self._server: ControlServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
