@@ -220,7 +220,7 @@ def test_an_on_idle_that_raises_is_told_and_orders_go_on(
 
 
 def test_what_is_no_handler_is_refused_at_the_start(start_gateway: StartGateway) -> None:
-    with pytest.raises(ro.ConfigError, match="^handler: object has no method on_orders$"):
+    with pytest.raises(ro.ConfigError, match=r"^handler: object has no method on_orders$"):
         start_gateway(handler=object())
 
 
