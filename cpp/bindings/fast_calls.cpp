@@ -275,7 +275,9 @@ PyObject* send_batch(PyObject* self, PyObject* array) {
 bool is_pristine(const SessionState& state, PyObject* array, std::size_t count) {
   const auto* facts = py::detail::array_proxy(array);
   return facts->nd == 1 && facts->dimensions[0] == static_cast<py::ssize_t>(count) &&
-         facts->strides[0] == static_cast<py::ssize_t>(sizeof(wire::ReportRecord)) &&
+         // numpy gives an array without items the stride 0
+         (count == 0 ||
+          facts->strides[0] == static_cast<py::ssize_t>(sizeof(wire::ReportRecord))) &&
          facts->descr == state.report_dtype.ptr() &&
          (facts->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
 }

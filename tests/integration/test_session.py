@@ -404,6 +404,13 @@ def test_an_empty_poll_stays_empty_whatever_is_done_to_its_array(
     assert len(session.poll()) == 0
 
 
+def test_empty_polls_hand_out_one_array_again_and_again(
+    start_gateway: StartGateway, connect: Connect
+) -> None:
+    session = connect(start_gateway())
+    assert session.poll() is session.poll()
+
+
 def test_a_poll_gives_at_most_what_was_asked_for(
     start_gateway: StartGateway, connect: Connect
 ) -> None:
