@@ -27,8 +27,37 @@ PythonHandler::PythonHandler(py::object object)
       report_dtype_(from_messages("HANDLER_REPORT")),
       idle_interval_ticks_(TickRate::get().from_ns(kIdleIntervalNs)) {}
 
+PythonHandler::Turn::Turn(PythonHandler& handler)
+    : kept_(handler.thread_state_ != nullptr && handler.thread_ == std::this_thread::get_id()) {
+  if (RDMAORDER_LIKELY(kept_)) {
+    PyEval_RestoreThread(handler.thread_state_);
+    return;
+  }
+  const bool unknown_to_python = PyGILState_GetThisThreadState() == nullptr;
+  other_thread_ = PyGILState_Ensure();
+  // Only a state made here is ours to keep and to delete.
+  if (handler.thread_state_ == nullptr && unknown_to_python) {
+    handler.thread_state_ = PyGILState_GetThisThreadState();
+    handler.thread_ = std::this_thread::get_id();
+    kept_ = true;
+  }
+}
+
+PythonHandler::Turn::~Turn() {
+  if (RDMAORDER_LIKELY(kept_)) {
+    (void)PyEval_SaveThread();
+  } else {
+    PyGILState_Release(other_thread_);
+  }
+}
+
 PythonHandler::~PythonHandler() {
   const py::gil_scoped_acquire gil;
+  // Its thread has ended: nothing runs in this state any more.
+  if (thread_state_ != nullptr) {
+    PyThreadState_Clear(thread_state_);
+    PyThreadState_Delete(thread_state_);
+  }
   on_orders_ = py::object();
   on_idle_ = py::object();
   order_dtype_ = py::object();
@@ -37,7 +66,7 @@ PythonHandler::~PythonHandler() {
 
 void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,
                               ReportSink& sink) noexcept {
-  const py::gil_scoped_acquire gil;
+  const Turn turn(*this);
   try {
     // A copy: the handler may keep the batch, the receiver's buffer is used again at once.
     py::array batch(py::reinterpret_borrow<py::dtype>(order_dtype_), orders.size());
@@ -62,7 +91,7 @@ void PythonHandler::on_idle(ReportSink& sink) noexcept {
   const std::uint64_t now = ticks();
   if (now < next_idle_ticks_) return;
   next_idle_ticks_ = now + idle_interval_ticks_;
-  const py::gil_scoped_acquire gil;
+  const Turn turn(*this);
   try {
     (void)forward(on_idle_(), sink);
   } catch (const std::exception& error) {
@@ -81,7 +110,11 @@ bool PythonHandler::forward(const py::object& result, ReportSink& sink) {
         py::repr(py::type::of(result)).cast<std::string>());
     return false;
   }
-  const auto array = py::array::ensure(result, py::array::c_style);
+  // Asking numpy for a contiguous array compares dtypes field by field, so not where it is one.
+  auto array = py::reinterpret_borrow<py::array>(result);
+  if (RDMAORDER_UNLIKELY((array.flags() & py::array::c_style) == 0)) {
+    array = py::array::ensure(result, py::array::c_style);
+  }
   const auto* reports = static_cast<const HandlerReport*>(array.data());
   const auto count = static_cast<std::size_t>(array.size());
   for (std::size_t i = 0; i < count; ++i) {

@@ -6,6 +6,7 @@
 
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "rdmaorder/handler.hpp"
 #include "rdmaorder/monitor.hpp"
@@ -35,9 +36,26 @@ class PythonHandler final : public Handler {
  private:
   static constexpr std::uint64_t kIdleIntervalNs = 1'000'000;
 
+  /// Holds the GIL. Where gil_scoped_acquire makes and drops a Python thread state each time (which
+  /// maps and unmaps memory: microseconds), this keeps that of the first thread that asked, the
+  /// receiver's, until the handler goes.
+  class Turn {
+   public:
+    explicit Turn(PythonHandler& handler);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    PyGILState_STATE other_thread_{};
+    bool kept_;
+  };
+
   bool forward(const pybind11::object& result, ReportSink& sink);
   void keep_error(const std::string& text) noexcept;
 
+  PyThreadState* thread_state_ = nullptr;  ///< of thread_, between turns
+  std::thread::id thread_;
   pybind11::object on_orders_;
   pybind11::object on_idle_;
   pybind11::object order_dtype_;
