@@ -76,6 +76,7 @@ class GatewayProcess:
     def __init__(
         self, folder: Path, *arguments: str, name: str = "gw", wrapper: tuple[str, ...] = ()
     ) -> None:
+        self.arguments = arguments
         self.url = f"shm://{folder}/{name}.sock"
         self.stderr_path = folder / f"{name}.stderr"
         command = [*wrapper, sys.executable, "-m", "rdmaorder", "gateway", "--listen", self.url]
@@ -91,6 +92,9 @@ class GatewayProcess:
             )
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()
+        if not self.first_line:
+            self.process.communicate()
+            raise AssertionError(f"the gateway did not start:\n{self.stderr}")
 
     @property
     def pid(self) -> int:
