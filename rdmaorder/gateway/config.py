@@ -1,4 +1,5 @@
-"""gw.toml: one table ``[gateway]``, read into a checked, frozen ``GatewayConfig``.
+"""gw.toml: the table ``[gateway]``, and ``[sessions.NAME]`` for sessions with a key of their own,
+read into a checked, frozen ``GatewayConfig``.
 
 Every key is optional and has its default here and nowhere else. A key nobody knows, a value of
 another type or out of range is a ConfigError that names the file, the key, the value and what to
@@ -9,15 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rdmaorder.errors import ConfigError
-from rdmaorder.gateway.protocol import SLOT_COUNT_MAX, SLOT_COUNT_MIN, is_session_name
-from rdmaorder.gateway.unix_socket import MAX_PATH_BYTES
+from rdmaorder.gateway import config_checks as checks
+from rdmaorder.gateway import protocol
+from rdmaorder.gateway.address import Address, parse_address, parse_shm_url
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,128 +29,10 @@ else:
 
 __all__ = ["GatewayConfig", "parse_shm_url"]
 
-_U32_MAX = (1 << 32) - 1
-_QUANTITY_MAX = (1 << 63) - 1
+_log = logging.getLogger(__name__)
 
 
-def parse_shm_url(url: str) -> str:
-    """Path of the Unix socket that ``url`` names. ValueError says what is wrong and what is right.
-
-    >>> parse_shm_url("shm:///run/gw.sock"), parse_shm_url("shm:gw.sock")
-    ('/run/gw.sock', 'gw.sock')
-    """
-    scheme, colon, path = url.partition(":")
-    forms = "write shm:///absolute/path.sock or shm:relative.sock"
-    if not colon or scheme != "shm":
-        raise ValueError(f"is not an address of shared memory; {forms}")
-    path = path.removeprefix("//")
-    if not path or path.endswith("/"):
-        raise ValueError(f"names no socket file; {forms}")
-    if "\0" in path or "?" in path:
-        raise ValueError(f"holds a character that no address takes (NUL or '?'); {forms}")
-    if len(path.encode("utf-8", "surrogateescape")) > MAX_PATH_BYTES:
-        raise ValueError(f"is longer than the {MAX_PATH_BYTES} bytes a socket path may have")
-    return path
-
-
-# Checks: value as written -> value as kept. ValueError("<problem>; <remedy>").
-_Check = Callable[[Any], Any]
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError('is not a string; write it in quotes, not ""')
-    return value
-
-
-def _url(value: Any) -> str:
-    parse_shm_url(_string(value))
-    return str(value)
-
-
-def _integer(low: int, high: int) -> _Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"is not an integer; use {low} to {high}")
-        if not low <= value <= high:
-            raise ValueError(f"is out of range; use {low} to {high}")
-        return value
-
-    return check
-
-
-def _slot_count(value: Any) -> int:
-    count: int = _integer(SLOT_COUNT_MIN, SLOT_COUNT_MAX)(value)
-    if count & (count - 1):
-        below = 1 << (count.bit_length() - 1)
-        raise ValueError(f"is not a power of two; use {below} or {below * 2}")
-    return count
-
-
-def _one_of(*choices: str) -> _Check:
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise ValueError("is none of the choices; use " + ", ".join(map(repr, choices)))
-        return str(value)
-
-    return check
-
-
-def _items(value: Any, example: str, absent: str) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"is not a list; write {example}")
-    if not value:
-        raise ValueError(f"is empty; leave the key out for {absent}, or write {example}")
-    return list(value)
-
-
-def _sessions(value: Any) -> tuple[str, ...]:
-    names = _items(value, '["alpha", "beta"]', "any session")
-    for name in names:
-        if not isinstance(name, str) or not is_session_name(name):
-            raise ValueError(f"holds {name!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
-    if len(set(names)) != len(names):
-        raise ValueError("holds a name twice; list each once")
-    return tuple(names)
-
-
-def _instruments(value: Any) -> tuple[tuple[int, int], ...]:
-    """Ids and ranges to inclusive (first, last) pairs: sorted, overlaps and neighbours merged."""
-    example = '[7, "100-200"]'
-    pairs = []
-    for item in _items(value, example, "every instrument"):
-        if isinstance(item, int) and not isinstance(item, bool):
-            first = last = item
-        elif isinstance(item, (tuple, list)) and len(item) == 2:
-            first, last = item
-        else:
-            parts = str(item).split("-")
-            if not isinstance(item, str) or len(parts) > 2 or not all(map(_is_digits, parts)):
-                raise ValueError(f"holds {item!r}; write {example}")
-            first, last = int(parts[0]), int(parts[-1])
-        if not 0 <= first <= last <= _U32_MAX:
-            raise ValueError(f"holds {item!r}; ids are 0 to {_U32_MAX}, the lower one first")
-        pairs.append((first, last))
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(pairs):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return tuple(merged)
-
-
-def _is_digits(text: str) -> bool:
-    text = text.strip()
-    return text.isascii() and text.isdigit()
-
-
-def _uids(value: Any) -> tuple[int, ...]:
-    check = _integer(0, _U32_MAX - 1)
-    return tuple(sorted({check(uid) for uid in _items(value, "[0, 1000]", "own uid and root")}))
-
-
-def _key(check: _Check, default: Any) -> Any:
+def _key(check: checks.Check, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"check": check})
 
 
@@ -155,49 +40,62 @@ def _key(check: _Check, default: Any) -> Any:
 class GatewayConfig:
     """Settings of a gateway. None means "not set"; each comment says what then holds."""
 
-    #: Address: shm:///absolute/path.sock or shm:relative.sock. Unset: the command line must.
-    listen: str | None = _key(_url, None)
+    #: Address or list of them: shm:///absolute/path.sock, shm:relative.sock or
+    #: rdma://HOST:PORT[?options]. Kept as a tuple. Unset: the command line must.
+    listen: str | Sequence[str] | None = _key(checks.urls, None)
+    #: TLS on rdma addresses: "on", or "off" for test networks.
+    tls: str = _key(checks.one_of("on", "off"), "on")
+    #: PEM file of the gateway's certificate, with the chain up to its CA. Needed for rdma with TLS.
+    tls_certificate: str | None = _key(checks.string, None)
+    #: PEM file of its private key, without a passphrase.
+    tls_key: str | None = _key(checks.string, None)
+    #: PEM file of the CA that signs strategies' certificates. Unset: none is asked for.
+    tls_client_ca: str | None = _key(checks.string, None)
     #: Directory of the journal. Unset: nothing is journalled, nothing survives the process.
-    journal: str | None = _key(_string, None)
+    journal: str | None = _key(checks.string, None)
     #: When the journal reaches stable storage: never asked for, every interval, every batch.
-    sync: str = _key(_one_of("none", "interval", "batch"), "interval")
+    sync: str = _key(checks.one_of("none", "interval", "batch"), "interval")
     #: Time between syncs of sync = "interval", in milliseconds.
-    sync_interval_ms: int = _key(_integer(1, 60_000), 10)
+    sync_interval_ms: int = _key(checks.integer(1, 60_000), 10)
     #: Size of a journal segment, in MiB.
-    segment_mib: int = _key(_integer(1, 65_536), 64)
+    segment_mib: int = _key(checks.integer(1, 65_536), 64)
     #: "accept", "venue", "null" or "package.module:Class".
-    handler: str = _key(_string, "accept")
+    handler: str = _key(checks.string, "accept")
     #: Path of the counters file. Unset: the gateway chooses one and says so.
-    counters: str | None = _key(_string, None)
+    counters: str | None = _key(checks.string, None)
     #: Names that may have a session. Unset: any.
-    sessions: tuple[str, ...] | None = _key(_sessions, None)
+    sessions: tuple[str, ...] | None = _key(checks.sessions, None)
+    #: Keys of sessions by name, bytes or hex of 32 bytes or more. In a file: [sessions.NAME].
+    session_keys: Mapping[str, bytes] = dataclasses.field(
+        default_factory=dict, repr=False, metadata={"check": checks.session_keys, "secret": True}
+    )
     #: Instrument ids taken, as inclusive (first, last) pairs. Unset: every id.
-    instruments: tuple[tuple[int, int], ...] | None = _key(_instruments, None)
+    instruments: tuple[tuple[int, int], ...] | None = _key(checks.instruments, None)
     #: Largest quantity of one order, in the instrument's smallest unit. Unset: no limit.
-    max_quantity: int | None = _key(_integer(1, _QUANTITY_MAX), None)
+    max_quantity: int | None = _key(checks.integer(1, checks.QUANTITY_MAX), None)
     #: Slots at the end of each order ring that only cancels may use.
-    cancel_reserve: int = _key(_integer(0, SLOT_COUNT_MAX // 2), 16)
+    cancel_reserve: int = _key(checks.integer(0, protocol.SLOT_COUNT_MAX // 2), 16)
     #: Slots of each order ring, a power of two. Unset: what the strategy asks for.
-    order_slots: int | None = _key(_slot_count, None)
+    order_slots: int | None = _key(checks.slot_count, None)
     #: Slots of each report ring, a power of two. Unset: what the strategy asks for.
-    report_slots: int | None = _key(_slot_count, None)
+    report_slots: int | None = _key(checks.slot_count, None)
     #: Sessions this gateway holds at most, live or not.
-    max_sessions: int = _key(_integer(1, 65_536), 1024)
+    max_sessions: int = _key(checks.integer(1, 65_536), 1024)
     #: What the receiver does between empty passes: "spin" keeps its core, for the lowest latency,
     #: "yield" lets others run, "backoff" sleeps 50 us at a time after 1 ms (shared machines).
-    idle: str = _key(_one_of("spin", "yield", "backoff"), "spin")
+    idle: str = _key(checks.one_of("spin", "yield", "backoff"), "spin")
     #: Processor the receiver is pinned to. Unset: not pinned.
-    cpu: int | None = _key(_integer(0, 8191), None)
+    cpu: int | None = _key(checks.integer(0, 8191), None)
     #: Interval of the receiver's heartbeat, in microseconds.
-    heartbeat_us: int = _key(_integer(10, 1_000_000), 1000)
+    heartbeat_us: int = _key(checks.integer(10, 1_000_000), 1000)
     #: Time a strategy has for the whole handshake, in milliseconds.
-    handshake_timeout_ms: int = _key(_integer(10, 600_000), 5000)
+    handshake_timeout_ms: int = _key(checks.integer(10, 600_000), 5000)
     #: User ids that may connect. Unset: the gateway's own and root.
-    allowed_uids: tuple[int, ...] | None = _key(_uids, None)
+    allowed_uids: tuple[int, ...] | None = _key(checks.uids, None)
     #: Huge pages for the order windows: never, where there are some, or not without.
-    huge_pages: str = _key(_one_of("off", "try", "require"), "try")
+    huge_pages: str = _key(checks.one_of("off", "try", "require"), "try")
     #: ClOrdIDs the venue handler remembers.
-    venue_max_orders: int = _key(_integer(1, 1 << 30), 1 << 20)
+    venue_max_orders: int = _key(checks.integer(1, 1 << 30), 1 << 20)
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
@@ -207,6 +105,8 @@ class GatewayConfig:
             try:
                 kept = entry.metadata["check"](value)
             except (ValueError, TypeError) as error:
+                if entry.metadata.get("secret"):
+                    raise ConfigError(f"[gateway] {entry.name}: {error}") from None
                 raise ConfigError(f"[gateway] {entry.name} = {_shown(value)}: {error}") from None
             object.__setattr__(self, entry.name, kept)
         if self.order_slots is not None and self.cancel_reserve >= self.order_slots:
@@ -219,11 +119,50 @@ class GatewayConfig:
                 f"[gateway] max_sessions = {self.max_sessions}: fewer than the "
                 f"{len(self.sessions)} names in sessions; raise it"
             )
+        self._check_access()
+
+    def _check_access(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ConfigError(
+                "[gateway] tls_certificate and tls_key belong together; give both or none"
+            )
+        if self.tls == "off" and self.tls_client_ca is not None:
+            raise ConfigError(
+                f"[gateway] tls_client_ca = {self.tls_client_ca!r}: no certificate is asked for "
+                'while tls = "off"; take one of them out'
+            )
+        strangers = sorted(self.session_keys.keys() - set(self.sessions or self.session_keys))
+        if strangers:
+            raise ConfigError(
+                f"[sessions.{strangers[0]}]: is not in sessions = {_shown(self.sessions)}; add it"
+            )
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """What to listen on, in the order given."""
+        return tuple(parse_address(url) for url in self.listen or ())
+
+    @property
+    def known_sessions(self) -> frozenset[str] | None:
+        """Names that may have a session, None: any. Without ``sessions``, keys name them."""
+        if self.sessions is not None:
+            return frozenset(self.sessions)
+        return frozenset(self.session_keys) or None
+
+    @property
+    def all_keyed(self) -> bool:
+        """No session can be had without a key."""
+        known = self.known_sessions
+        return known is not None and known <= self.session_keys.keys()
+
+    def key_of(self, session: str) -> bytes | None:
+        """Key of a session, None if it has none."""
+        return self.session_keys.get(session)
 
     @property
     def listen_path(self) -> str | None:
-        """Path of the Unix socket, None while ``listen`` is not set."""
-        return None if self.listen is None else parse_shm_url(self.listen)
+        """Path of the first Unix socket, None if there is none."""
+        return next((each.path for each in self.addresses if each.scheme == "shm"), None)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GatewayConfig:
@@ -246,11 +185,19 @@ class GatewayConfig:
             raise ConfigError(f"{path}: is not TOML: {error}") from error
         try:
             for name in document:
-                _known(name, ("gateway",), "table", document[name])
+                _known(name, ("gateway", "sessions"), "table", document[name])
             table = document.get("gateway", {})
             if not isinstance(table, dict):
                 raise ConfigError(f"gateway = {_shown(table)}: is not a table; write [gateway]")
-            return cls.from_mapping(table)
+            if "session_keys" in table:
+                raise ConfigError(
+                    "session_keys: keys stand in tables of their own; write "
+                    '[sessions.NAME] and under it key = "..."'
+                )
+            keys = _keys_of(document.get("sessions", {}))
+            if keys and Path(path).stat().st_mode & 0o077:
+                _log.warning("%s holds session keys and others may read it: chmod 600", path)
+            return cls.from_mapping({**table, "session_keys": keys} if keys else table)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -268,6 +215,24 @@ class GatewayConfig:
 _FIELD_NAMES: Final = tuple(entry.name for entry in dataclasses.fields(GatewayConfig))
 
 
+def _keys_of(tables: Any) -> dict[str, bytes]:
+    """Keys of the tables [sessions.NAME]. No message repeats a key."""
+    if not isinstance(tables, dict):
+        raise ConfigError("sessions: is not a table; write [sessions.NAME]")
+    keys = {}
+    for name, table in tables.items():
+        if not isinstance(table, dict) or set(table) != {"key"}:
+            raise ConfigError(
+                f'[sessions.{name}]: holds something else than key = "..."; a name with a dot goes '
+                'into quotes: [sessions."a.b"]'
+            )
+        try:
+            keys[name] = checks.session_key(table["key"])
+        except ValueError as error:
+            raise ConfigError(f"[sessions.{name}] key: {error}") from None
+    return keys
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -278,4 +243,7 @@ def _known(key: str, names: tuple[str, ...], kind: str, value: Any) -> None:
         return
     near = difflib.get_close_matches(key, names, 1)
     remedy = f"did you mean {near[0]}?" if near else "use one of " + ", ".join(names)
-    raise ConfigError(f"{key} = {_shown(value)}: unknown {kind}; {remedy}")
+    # A misspelt table or key may hold a session's key, which no message repeats.
+    secret = isinstance(value, Mapping) or "key" in key
+    shown = key if secret else f"{key} = {_shown(value)}"
+    raise ConfigError(f"{shown}: unknown {kind}; {remedy}")

@@ -80,8 +80,14 @@ class Gateway:
     @property
     def url(self) -> str:
         """What strategies connect to."""
-        assert self.config.listen is not None
-        return self.config.listen
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Every address listened on; once started, with the real port in place of 0."""
+        if self._server is not None and self._server.urls:
+            return self._server.urls
+        return tuple(address.url for address in self.config.addresses)
 
     def start(self) -> Gateway:
         """Starts receiver and control server; returns when strategies can connect."""

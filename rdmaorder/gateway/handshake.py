@@ -11,11 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, Refused
-from rdmaorder.gateway import protocol
+from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, Refused, TransportError
+from rdmaorder.gateway import authenticate, protocol
+from rdmaorder.gateway.channel import Channel, Frame
 from rdmaorder.gateway.config import GatewayConfig
-from rdmaorder.gateway.protocol import Establish, Negotiate, ProtocolError, WindowGeometry
-from rdmaorder.gateway.unix_socket import Channel, Frame, window_problem
+from rdmaorder.gateway.protocol import (
+    Authenticate,
+    Endpoint,
+    Establish,
+    Negotiate,
+    ProtocolError,
+    RemoteWindow,
+    WindowGeometry,
+)
+from rdmaorder.gateway.tcp_socket import TcpChannel
+from rdmaorder.gateway.unix_socket import window_problem
 
 __all__ = ["ControlCore", "Handshake", "Link", "Session"]
 
@@ -25,8 +35,8 @@ _DETACH_THREADS = 16
 
 
 class ControlCore(Protocol):
-    """What the control plane needs of the core. Every method may block. ``open_session`` and
-    ``attach_shm`` are called from one thread, ``detach`` from several and beside the others."""
+    """What the control plane needs of the core. Every method may block. ``detach`` is called from
+    several threads and beside the others, these from one thread."""
 
     def open_session(
         self,
@@ -53,6 +63,29 @@ class ControlCore(Protocol):
         """Begins a link; duplicates ``report_fd``. Keys: epoch, fd (the core's own, sent and not
         closed), window, next_order_sequence, next_report_sequence, not_applied_count. Raises
         Refused, or HandshakeError for a window it cannot map."""
+        ...
+
+    def attach_rdma(
+        self,
+        session_index: int,
+        endpoint: dict[str, Any],
+        window: dict[str, int],
+        next_order_sequence: int,
+        next_report_sequence: int,
+        local_address: str,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Makes an endpoint on the device of ``local_address`` (IP of the control connection) or of
+        ``options`` (those of the URL listened on), connects it to ``endpoint`` (qp_number,
+        packet_sequence, gid of 16 bytes, lid, mtu_bytes) and begins a link that reads the order
+        ring but writes nothing into ``window`` (bytes, offset_bytes, slot_bytes, slot_count,
+        address, key) until activate(). Keys: epoch, endpoint, window, next_order_sequence,
+        next_report_sequence, not_applied_count. Raises Refused, TransportError or HandshakeError
+        for an endpoint that cannot be connected, or ConfigError."""
+        ...
+
+    def activate(self, session_index: int, epoch: int) -> None:
+        """The strategy is ready to receive: the link may be written to."""
         ...
 
     def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]:
@@ -108,26 +141,53 @@ class Handshake:
 
     async def negotiate(self, channel: Channel, deadline_s: float) -> tuple[Session, int]:
         """Reads Negotiate and answers it. Returns the session and its index in the core."""
-        frame = await channel.receive(deadline_s)
-        carried = len(frame.descriptors)
-        frame.close()
-        if carried or frame.excess:
-            raise ProtocolError("BadRequest", "Negotiate carries no descriptor")
-        asked = Negotiate.from_message(protocol.decode_body(frame.body), self._version)
+        message = await self._receive_plain(channel, deadline_s, "Negotiate")
+        asked = Negotiate.from_message(message, self._version, channel.transport)
+        self._check_known(asked.session)
+        proof = await self._authenticate(channel, asked.session, deadline_s)
         await self._check_free(asked.session, deadline_s)
         granted = await self._open_session(asked)
         answer = {"type": "NegotiationResponse", "gateway_version": self._version}
-        await channel.send(
-            protocol.encode_frame(
-                answer | {key: granted[key] for key in _RESPONSE_KEYS} | {"pid": os.getpid()}
-            )
-        )
+        answer |= {key: granted[key] for key in _RESPONSE_KEYS} | {"pid": os.getpid()} | proof
+        await channel.send(protocol.encode_frame(answer))
         return self._sessions[asked.session], int(granted["session_index"])
+
+    @staticmethod
+    async def _receive_plain(channel: Channel, deadline_s: float, kind: str) -> dict[str, Any]:
+        """The next message, which carries no descriptor."""
+        with await channel.receive(deadline_s) as frame:
+            if frame.descriptors or frame.excess:
+                raise ProtocolError("BadRequest", f"{kind} carries no descriptor")
+            return protocol.decode_body(frame.body)
+
+    def _check_known(self, name: str) -> None:
+        known = self._config.known_sessions
+        if known is not None and name not in known:
+            raise ProtocolError("UnknownSession", f"session {name!r} is not configured here")
+
+    async def _authenticate(
+        self, channel: Channel, name: str, deadline_s: float
+    ) -> dict[str, bytes]:
+        """Demands proof of the session's key, if it has one. Returns the gateway's own proof, as
+        keys of the answer. Before it nothing is said about the session."""
+        key = self._config.key_of(name)
+        if key is None:
+            return {}
+        nonce = authenticate.new_nonce()
+        await channel.send(protocol.encode_frame({"type": "Challenge", "nonce": nonce}))
+        message = await self._receive_plain(channel, deadline_s, "Authenticate")
+        answer = Authenticate.from_message(message)
+        over = authenticate.ProofInput(name, nonce, answer.client_nonce, channel.binding())
+        if not authenticate.is_same(answer.mac, authenticate.client_proof(key, over)):
+            raise ProtocolError(
+                "Credentials",
+                f"the proof for session {name!r} is wrong: its key differs from the one in "
+                f"[sessions.{name}]",
+            )
+        return {"mac": authenticate.gateway_proof(key, over)}
 
     async def _check_free(self, name: str, deadline_s: float) -> None:
         """Raises unless ``name`` may have a link now. A link that is just ending is waited for."""
-        if self._config.sessions is not None and name not in self._config.sessions:
-            raise ProtocolError("UnknownSession", f"session {name!r} is not configured here")
         session = self._sessions.get(name)
         if session is None:
             if len(self._sessions.keys() | self._opening | {name}) > self._config.max_sessions:
@@ -142,7 +202,7 @@ class Handshake:
         if session.owner is not None:
             raise ProtocolError(
                 "DuplicateId",
-                f"session {name!r} is live on another connection (pid {session.owner.peer_pid})",
+                f"session {name!r} is live on another connection ({session.owner.peer})",
             )
 
     async def _open_session(self, asked: Negotiate) -> dict[str, Any]:
@@ -172,40 +232,41 @@ class Handshake:
         self, channel: Channel, session: Session, session_index: int, deadline_s: float
     ) -> Link:
         """Reads Establish, attaches the window and answers. The session is then ``channel``'s."""
-        frame = await channel.receive(deadline_s)
-        try:
-            asked = self._check_establish(frame, session)
+        with await channel.receive(deadline_s) as frame:
+            asked = self._check_establish(channel, frame, session)
             session.claim(channel)
             try:
-                return await self._attach(channel, Link(session, session_index, 0), asked, frame)
+                unattached = Link(session, session_index, 0)
+                if isinstance(channel, TcpChannel):
+                    return await self._attach_rdma(channel, unattached, asked, deadline_s)
+                return await self._attach_shm(channel, unattached, asked, frame)
             except BaseException:
                 session.free()
                 raise
-        finally:
-            frame.close()
 
     @staticmethod
-    def _check_establish(frame: Frame, session: Session) -> Establish:
-        asked = Establish.from_message(protocol.decode_body(frame.body))
+    def _check_establish(channel: Channel, frame: Frame, session: Session) -> Establish:
+        asked = Establish.from_message(protocol.decode_body(frame.body), channel.transport)
         if asked.session != session.name:
             raise ProtocolError(
                 "Unnegotiated", f"{session.name!r} was negotiated, not {asked.session!r}"
             )
-        if len(frame.descriptors) != 1 or frame.excess:
-            raise ProtocolError(
-                "BadRequest", "Establish carries exactly one descriptor, that of its window"
-            )
-        problem = window_problem(frame.descriptors[0], asked.window)
-        if problem is not None:
-            raise ProtocolError("BadWindow", problem)
+        if channel.transport == "shm":
+            if len(frame.descriptors) != 1 or frame.excess:
+                raise ProtocolError(
+                    "BadRequest", "Establish carries exactly one descriptor, that of its window"
+                )
+            problem = window_problem(frame.descriptors[0], asked.window)
+            if problem is not None:
+                raise ProtocolError("BadWindow", problem)
         if session.owner is not None:
             raise ProtocolError(
                 "AlreadyEstablished",
-                f"session {session.name!r} was established by pid {session.owner.peer_pid}",
+                f"session {session.name!r} was established by {session.owner.peer}",
             )
         return asked
 
-    async def _attach(
+    async def _attach_shm(
         self, channel: Channel, unattached: Link, asked: Establish, frame: Frame
     ) -> Link:
         session, session_index = unattached.session, unattached.session_index
@@ -231,6 +292,45 @@ class Handshake:
             raise
         return link
 
+    async def _attach_rdma(
+        self, channel: TcpChannel, unattached: Link, asked: Establish, deadline_s: float
+    ) -> Link:
+        """Ends when the strategy has said Established and the link may be written to."""
+        session, session_index = unattached.session, unattached.session_index
+        endpoint, window = asked.endpoint, asked.remote_window
+        assert endpoint is not None
+        assert window is not None
+        attached = await self._ask_core(
+            "Establish",
+            lambda: self._core.attach_rdma(
+                session_index,
+                endpoint.as_map(),
+                window.as_map(),
+                asked.next_order_sequence,
+                asked.next_report_sequence,
+                channel.local_address,
+                dict(channel.options),
+            ),
+        )
+        link = Link(session, session_index, int(attached["epoch"]))
+        try:
+            answer = {"type": "EstablishmentAck"} | {key: attached[key] for key in _ACK_KEYS}
+            answer["window"] = RemoteWindow.from_map(attached["window"]).as_map()
+            answer["endpoint"] = Endpoint.from_map(attached["endpoint"]).as_map()
+            await channel.send(protocol.encode_frame(answer))
+            message = await self._receive_plain(channel, deadline_s, "Established")
+            epoch = protocol.established_epoch(message)
+            if epoch != link.epoch:
+                raise ProtocolError("BadRequest", f"epoch {epoch} is not this link's, {link.epoch}")
+            await self._ask_core(
+                "Establish", lambda: self._core.activate(session_index, link.epoch)
+            )
+        except BaseException:
+            # With what is in the ring: the strategy may have written before it was lost.
+            await self.detach(link, drain=True)
+            raise
+        return link
+
     async def _ask_core(self, step: str, call: Callable[[], _T]) -> _T:
         """Runs ``call`` in the set-up thread; what it raises becomes a refusal of ``step``."""
         establishing = step == "Establish"
@@ -246,6 +346,10 @@ class Handshake:
             raise ProtocolError(code, str(error)) from error
         except ConfigError as error:
             raise ProtocolError("BadRequest", str(error)) from error
+        except TransportError as error:
+            raise ProtocolError(
+                "BadEndpoint" if establishing else "Unspecified", str(error)
+            ) from error
         except HandshakeError as error:
             raise ProtocolError(
                 "BadWindow" if establishing else "Unspecified", str(error)

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rdmaorder.errors import ConfigError
-from rdmaorder.gateway import protocol, unix_socket
+from rdmaorder.gateway import protocol
+from rdmaorder.gateway.channel import Channel, PeerGoneError, PeerTooSlowError
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.handshake import ControlCore, Handshake, Link
+from rdmaorder.gateway.listener import Listener, open_listeners
 from rdmaorder.gateway.protocol import ProtocolError, Terminate
-from rdmaorder.gateway.unix_socket import Channel, PeerGoneError, PeerTooSlowError
+from rdmaorder.gateway.tcp_socket import NotTlsError, TlsFailedError
 
 __all__ = ["HALF_OPEN_MAX", "ControlCore", "ControlServer"]
 
@@ -45,19 +47,22 @@ class _ShuttingDownError(Exception):
 
 
 class ControlServer:
-    """Listens on ``config.listen`` and hands sessions to ``core``. Belongs to one event loop.
+    """Listens on the addresses of ``config`` and hands sessions to ``core``. One event loop's.
 
     ``counters`` (name to count) tells how connections went: ``connections``, ``established``,
     ``refused.<code>``, ``looked`` (closed without a byte), ``abandoned``, ``timed_out``,
     ``evicted``, ``terminated``, ``lost`` (end of file on a live link), ``violated``, ``shut_down``,
-    ``failed_links`` (given up by the core), ``failed`` (an error of the gateway's own).
+    ``failed_links`` (given up by the core), ``tls_failed`` (a TLS handshake that came to nothing),
+    ``failed`` (an error of the gateway's own).
     """
 
     def __init__(self, core: ControlCore, config: GatewayConfig) -> None:
-        if config.listen_path is None:
+        if not config.addresses:
             raise ConfigError("[gateway] listen is not set; give --listen shm:///PATH")
-        self.path: str = config.listen_path
+        #: What strategies connect to, once started: the port in them is the real one.
+        self.urls: tuple[str, ...] = ()
         self.counters: Counter[str] = Counter()
+        self._config = config
         self._timeout_ms = config.handshake_timeout_ms
         self._allowed_uids = frozenset(config.allowed_uids or (os.geteuid(), 0))
         version_file = Path(__file__).parents[1] / "VERSION"
@@ -66,8 +71,7 @@ class ControlServer:
         self._half_open: dict[Channel, float] = {}
         self._live: dict[Channel, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: socket.socket | None = None
-        self._socket_identity: tuple[int, int] | None = None
+        self._listeners: tuple[Listener, ...] = ()
         self._accepting = False
         self._closing = False
         self._drain = True
@@ -76,19 +80,16 @@ class ControlServer:
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Listens. Raises ConfigError or SystemFailure naming the path; nothing runs then."""
-        if self._listener is not None or self._closing:
+        """Listens. Raises ConfigError or SystemFailure naming the address; nothing runs then."""
+        if self._listeners or self._closing:
             raise RuntimeError("a ControlServer is started once")
-        others = self._allowed_uids - {os.geteuid(), 0}
-        # Other users can only connect to a socket they may write to; SO_PEERCRED still decides.
-        self._listener = unix_socket.listen(self.path, 0o666 if others else 0o600)
-        status = Path(self.path).stat()
-        self._socket_identity = (status.st_dev, status.st_ino)
+        self._listeners = open_listeners(self._config, self._allowed_uids)
+        self.urls = tuple(listener.url for listener in self._listeners)
         self._resume_accepting()
 
     async def serve(self) -> None:
         """Starts unless started, then returns when close() is done."""
-        if self._listener is None:
+        if not self._listeners:
             await self.start()
         await self._closed.wait()
 
@@ -115,53 +116,56 @@ class ControlServer:
                 channel.interrupt(_LinkFailedError(reason))
 
     def _stop_listening(self) -> None:
-        if self._listener is None:
-            return
         self._pause_accepting()
-        try:
-            status = Path(self.path).stat()
-            if (status.st_dev, status.st_ino) == self._socket_identity:  # not a successor's
-                Path(self.path).unlink()
-        except OSError:
-            pass  # removed by somebody: nothing is left to clean up
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
 
     # -- accepting -----------------------------------------------------------------------------
 
     def _resume_accepting(self) -> None:
-        if not self._accepting and not self._closing and self._listener is not None:
+        if not self._accepting and not self._closing and self._listeners:
             self._accepting = True
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            for listener in self._listeners:
+                asyncio.get_running_loop().add_reader(listener.socket, self._accept, listener)
 
     def _pause_accepting(self, resume_after_s: float | None = None) -> None:
         loop = asyncio.get_running_loop()
-        if self._accepting and self._listener is not None:
+        if self._accepting:
             self._accepting = False
-            loop.remove_reader(self._listener)
+            for listener in self._listeners:
+                loop.remove_reader(listener.socket)
         if resume_after_s is not None:
             loop.call_later(resume_after_s, self._resume_accepting)
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: Listener) -> None:
         for turn in range(_ACCEPTS_PER_TURN):
             crowded = len(self._half_open) >= HALF_OPEN_MAX
             # Only the first accept of a turn is sure to find somebody to make room for.
             if crowded and (turn > 0 or not self._make_room()):
                 return
             try:
-                connection, _ = self._listener.accept()
+                connection, _ = listener.socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors or memory: try again, do not spin
-                _log.error("control: cannot accept on %s: %s", self.path, error.strerror)
+                _log.error("control: cannot accept on %s: %s", listener.url, error.strerror)
                 self._pause_accepting(_ACCEPT_RETRY_S)
                 return
-            channel = Channel(connection)
-            self.counters["connections"] += 1
-            self._half_open[channel] = asyncio.get_running_loop().time()
-            task = asyncio.create_task(self._serve_connection(channel))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(listener, connection)
+
+    def _begin(self, listener: Listener, connection: socket.socket) -> None:
+        self.counters["connections"] += 1
+        try:
+            channel = listener.make_channel(connection)
+        except OSError as error:  # reset before it was looked at
+            connection.close()
+            self.counters["abandoned"] += 1
+            _log.warning("control: a connection to %s was lost: %s", listener.url, error.strerror)
+            return
+        self._half_open[channel] = asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._serve_connection(channel))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _make_room(self) -> bool:
         """All places are taken: True when the oldest is a laggard and gave way. Else accepting
@@ -189,7 +193,7 @@ class ControlServer:
                 await self._watch(channel, link)
         except Exception:
             self.counters["failed"] += 1
-            _log.exception("control: %s: internal error", _who(channel))
+            _log.exception("control: %s: internal error", channel.peer)
         finally:
             self._live.pop(channel, None)
             self._end_half_open(channel)
@@ -204,13 +208,14 @@ class ControlServer:
         deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1000
         step = "Negotiate"
         try:
-            if channel.peer_uid not in self._allowed_uids:
+            if channel.peer_uid is not None and channel.peer_uid not in self._allowed_uids:
                 raise ProtocolError("Credentials", f"uid {channel.peer_uid} is not allowed here")
+            await channel.open(deadline_s)
             session, index = await self._handshake.negotiate(channel, deadline_s)
             step = "Establish"
             link = await self._handshake.establish(channel, session, index, deadline_s)
             self.counters["established"] += 1
-            _log.info("control: %s: session %s established", _who(channel), session.name)
+            _log.info("control: %s: session %s established", channel.peer, session.name)
             return link
         except ProtocolError as error:
             await self._refuse(channel, step, error.code, str(error))
@@ -220,18 +225,24 @@ class ControlServer:
             self.counters["timed_out"] += 1
             text = f"no whole {step} frame within {self._timeout_ms} ms"
             await self._refuse(channel, step, "BadRequest", text)
+        except NotTlsError:
+            text = "this gateway speaks TLS only; leave tls=off out of the URL and give tls_ca"
+            await self._refuse(channel, step, "Credentials", text)
+        except TlsFailedError as error:
+            self.counters["tls_failed"] += 1
+            _log.warning("control: %s: %s", channel.peer, error)
         except PeerGoneError as error:
             if channel.received_bytes == 0:
                 self.counters["looked"] += 1
-                _log.debug("control: %s looked and left", _who(channel))
+                _log.debug("control: %s looked and left", channel.peer)
             else:
                 self.counters["abandoned"] += 1
-                _log.warning("control: %s: abandoned at %s: %s", _who(channel), step, error)
+                _log.warning("control: %s: abandoned at %s: %s", channel.peer, step, error)
         return None
 
     async def _refuse(self, channel: Channel, step: str, code: str, text: str) -> None:
         self.counters[f"refused.{code}"] += 1
-        _log.warning("control: %s: %s refused, %s: %s", _who(channel), step, code, text)
+        _log.warning("control: %s: %s refused, %s: %s", channel.peer, step, code, text)
         reason = {"code": code, "text": text[: protocol.MAX_TEXT_CHARS]}
         if step == "Establish":
             await self._try_send(channel, {"type": "EstablishmentReject"} | reason)
@@ -247,7 +258,7 @@ class ControlServer:
         try:
             await channel.send(protocol.encode_frame(message))
         except PeerGoneError as error:
-            _log.debug("control: %s: last message not sent: %s", _who(channel), error)
+            _log.debug("control: %s: last message not sent: %s", channel.peer, error)
 
     # -- a live link ---------------------------------------------------------------------------
 
@@ -263,14 +274,14 @@ class ControlServer:
         except _LinkFailedError as error:
             drain, code, text = False, "LinkFailed", str(error)
             self.counters["failed_links"] += 1
-            _log.warning("control: %s: session %s given up: %s", _who(channel), name, error)
+            _log.warning("control: %s: session %s given up: %s", channel.peer, name, error)
         except ProtocolError as error:
             code, text = "BadRequest", str(error)
             self.counters["violated"] += 1
-            _log.warning("control: %s: session %s: %s", _who(channel), name, error)
+            _log.warning("control: %s: session %s: %s", channel.peer, name, error)
         except PeerGoneError as error:
             self.counters["lost"] += 1
-            _log.warning("control: %s: session %s lost: %s", _who(channel), name, error)
+            _log.warning("control: %s: session %s lost: %s", channel.peer, name, error)
         last = await self._handshake.detach(link, drain)
         link.session.free()
         text = text[: protocol.MAX_TEXT_CHARS]
@@ -293,7 +304,3 @@ class ControlServer:
             text = "this connection has its link"
             await self._refuse(channel, "Establish", "AlreadyEstablished", text)
         raise _ShuttingDownError
-
-
-def _who(channel: Channel) -> str:
-    return f"pid {channel.peer_pid} uid {channel.peer_uid}"

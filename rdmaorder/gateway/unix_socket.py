@@ -1,13 +1,8 @@
-"""The Unix socket under the control plane: listening, who is calling, frames with descriptors.
-
-Only this module knows the kind of socket; protocol.py has the bytes and server.py the handshake, so
-that TCP with TLS becomes a second module of this shape.
-"""
+"""The Unix socket under the control plane: listening, who is calling, frames with descriptors."""
 
 from __future__ import annotations
 
 import array
-import asyncio
 import errno
 import fcntl
 import os
@@ -15,24 +10,15 @@ import socket
 import stat
 import struct
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdmaorder.errors import ConfigError, SystemFailure
-from rdmaorder.gateway.protocol import FRAME_HEADER_BYTES, WindowGeometry, body_length_bytes
+from rdmaorder.gateway.address import MAX_PATH_BYTES
+from rdmaorder.gateway.channel import Channel, Frame, PeerGoneError
+from rdmaorder.gateway.protocol import WindowGeometry
 
-__all__ = [
-    "MAX_PATH_BYTES",
-    "Channel",
-    "Frame",
-    "PeerGoneError",
-    "PeerTooSlowError",
-    "listen",
-    "window_problem",
-]
+__all__ = ["UnixChannel", "listen", "window_problem"]
 
-#: sun_path has 108 bytes, the last of them zero.
-MAX_PATH_BYTES = 107
 _BACKLOG = 512
 _DIRECTORY_LOCK_WAIT_S = 2.0
 
@@ -48,108 +34,32 @@ _DESCRIPTORS_PER_READ = 4
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 
 
-class PeerGoneError(Exception):
-    """End of file or a connection error. ``str()`` says which."""
+class UnixChannel(Channel):
+    """Frames and their descriptors."""
 
-
-class PeerTooSlowError(Exception):
-    """The deadline passed before the peer's frame was complete."""
-
-
-@dataclass
-class Frame:
-    """One received frame and the descriptors that came with its bytes; close() what is not kept."""
-
-    body: bytes
-    descriptors: list[int] = field(default_factory=list)
-    #: True when there were more descriptors than a frame may carry; those are closed already.
-    excess: bool = False
-
-    def close(self) -> None:
-        while self.descriptors:
-            os.close(self.descriptors.pop())
-
-
-class Channel:
-    """Frames over one connected socket, for one task. Interrupts may come from other callbacks."""
+    transport = "shm"
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._socket = sock
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        self._interrupt: BaseException | None = None
+        super().__init__(sock)
         self._descriptors: list[int] = []
         self._excess = False
-        #: Bytes received so far; 0 tells a caller that only looked from one that broke off.
-        self.received_bytes = 0
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        self.peer_pid, self.peer_uid, _ = struct.unpack("iII", credentials)
+        pid, self.peer_uid, _ = struct.unpack("iII", credentials)
+        self.peer = f"pid {pid} uid {self.peer_uid}"
 
-    def interrupt(self, error: BaseException) -> None:
-        """Makes the receive() under way, or else the next one, raise ``error``."""
-        self._interrupt = error
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def forget_interrupt(self) -> None:
-        """Drops an interrupt that nobody has received yet."""
-        self._interrupt = None
-
-    async def receive(self, deadline_s: float | None) -> Frame:
-        """Next frame; raises PeerGoneError, PeerTooSlowError (after loop time ``deadline_s``),
-        ProtocolError (impossible length) or what interrupt() was given."""
-        await asyncio.sleep(0)  # a peer that floods gets no more than its turn of the loop
-        header = await self._read_exactly(FRAME_HEADER_BYTES, deadline_s)
-        body = await self._read_exactly(body_length_bytes(header), deadline_s)
+    def _make_frame(self, body: bytes) -> Frame:
         frame = Frame(body, self._descriptors, self._excess)
         self._descriptors, self._excess = [], False
         return frame
 
-    async def _read_exactly(self, count: int, deadline_s: float | None) -> bytes:
-        """Never reads past ``count``: descriptors then belong to the frame being read."""
-        data = bytearray()
-        while len(data) < count:
-            if self._interrupt is not None:
-                error, self._interrupt = self._interrupt, None
-                raise error
-            if deadline_s is not None and self._loop.time() >= deadline_s:
-                raise PeerTooSlowError
-            try:
-                chunk, ancillary, flags, _ = self._socket.recvmsg(
-                    count - len(data),
-                    socket.CMSG_SPACE(_DESCRIPTORS_PER_READ * _DESCRIPTOR_BYTES),
-                    socket.MSG_CMSG_CLOEXEC,
-                )
-            except (BlockingIOError, InterruptedError):
-                await self._readable(deadline_s)
-                continue
-            except OSError as error:
-                raise PeerGoneError(error.strerror or str(error)) from error
-            self._keep_descriptors(ancillary, flags)
-            if not chunk:
-                raise PeerGoneError("closed by the peer")
-            self.received_bytes += len(chunk)
-            data += chunk
-        return bytes(data)
-
-    async def _readable(self, deadline_s: float | None) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-
-        def wake() -> None:
-            if not waiter.done():
-                waiter.set_result(None)
-
-        timer = None if deadline_s is None else self._loop.call_at(deadline_s, wake)
-        self._waiter = waiter
-        self._loop.add_reader(self._socket, wake)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            self._loop.remove_reader(self._socket)
-            if timer is not None:
-                timer.cancel()
+    def _read_some(self, count: int) -> bytes:
+        chunk, ancillary, flags, _ = self._socket.recvmsg(
+            count,
+            socket.CMSG_SPACE(_DESCRIPTORS_PER_READ * _DESCRIPTOR_BYTES),
+            socket.MSG_CMSG_CLOEXEC,
+        )
+        self._keep_descriptors(ancillary, flags)
+        return chunk
 
     def _keep_descriptors(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
         for level, kind, data in ancillary:
@@ -167,9 +77,6 @@ class Channel:
             self._excess = True
 
     async def send(self, frame: bytes, descriptor: int | None = None) -> None:
-        """Sends a whole frame or raises PeerGoneError. Control frames are far smaller than a socket
-        buffer and answer one request each, so one that does not fit means a peer that reads
-        nothing."""
         ancillary = []
         if descriptor is not None:
             ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
@@ -184,7 +91,7 @@ class Channel:
         """Closes the socket and whatever descriptors of an unfinished frame. Idempotent."""
         while self._descriptors:
             os.close(self._descriptors.pop())
-        self._socket.close()
+        super().close()
 
 
 def window_problem(descriptor: int, window: WindowGeometry) -> str | None:

@@ -121,7 +121,7 @@ TEST_F(ControlConnect, yields_a_link_whose_windows_both_sides_share) {
   EXPECT_EQ(seen, 0x1122334455667788U);
   ASSERT_EQ(::pwrite(reports.get(), &seen, 8, 8), 8);
   EXPECT_EQ(link.report_window.words()[1], 0x1122334455667788U);
-  for (const int fd : {link.socket.get(), link.order_window.fd(), link.report_window.fd()}) {
+  for (const int fd : {link.connection->fd(), link.order_window.fd(), link.report_window.fd()}) {
     EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
   }
 }

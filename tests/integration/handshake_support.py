@@ -50,6 +50,14 @@ ESTABLISH: dict[str, Any] = {
     "next_report_sequence": 1,
     "window": WINDOW,
 }
+REMOTE_WINDOW = WINDOW | {"address": 0x7F00_0000_1000, "key": 0x1234}
+ENDPOINT: dict[str, Any] = {
+    "qp_number": 17,
+    "packet_sequence": 0xABCDEF,
+    "gid": bytes(range(16)),
+    "lid": 0,
+    "mtu_bytes": 1024,
+}
 TERMINATE: dict[str, Any] = {
     "type": "Terminate",
     "code": "Finished",
@@ -86,9 +94,12 @@ class FakeCore:
         self.report_fds: dict[int, int] = {}
         self.detached: list[tuple[int, int, bool]] = []
         self.asked: list[tuple[Any, ...]] = []
+        self.offered: list[tuple[dict[str, Any], dict[str, int], str, dict[str, Any]]] = []
+        self.activated: list[tuple[int, int]] = []
         self.epoch = 100
         self.refuse_open: BaseException | None = None
         self.refuse_attach: BaseException | None = None
+        self.refuse_activate: BaseException | None = None
         self.refuse_detach: BaseException | None = None
         self.attaching = threading.Event()
         self.may_attach = threading.Event()
@@ -149,10 +160,44 @@ class FakeCore:
             "not_applied_count": max(0, next_order_sequence - 7),
         }
 
+    def attach_rdma(
+        self,
+        session_index: int,
+        endpoint: dict[str, Any],
+        window: dict[str, int],
+        next_order_sequence: int,
+        next_report_sequence: int,
+        local_address: str,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        self.attaching.set()
+        assert self.may_attach.wait(PATIENCE_S)
+        if self.refuse_attach is not None:
+            raise self.refuse_attach
+        if session_index in self.live:
+            raise Refused("live", code="AlreadyEstablished")
+        self.live.add(session_index)
+        self.offered.append((endpoint, window, local_address, options))
+        self.epoch += 1
+        return {
+            "epoch": self.epoch,
+            "endpoint": dict(ENDPOINT, qp_number=77),
+            "window": dict(REMOTE_WINDOW, address=1 << 47, key=0xFFFF_FFFE),
+            "next_order_sequence": max(7, next_order_sequence),
+            "next_report_sequence": next_report_sequence,
+            "not_applied_count": max(0, next_order_sequence - 7),
+        }
+
+    def activate(self, session_index: int, epoch: int) -> None:
+        if self.refuse_activate is not None:
+            raise self.refuse_activate
+        self.activated.append((session_index, epoch))
+
     def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]:
         assert self.may_detach.wait(PATIENCE_S)
         self.live.discard(session_index)
-        os.close(self.report_fds.pop(session_index))
+        if session_index in self.report_fds:
+            os.close(self.report_fds.pop(session_index))
         self.detached.append((session_index, epoch, drain))
         if self.refuse_detach is not None:
             raise self.refuse_detach
@@ -173,7 +218,8 @@ class Running:
         self.thread = threading.Thread(target=self.loop.run_forever, name="control-loop")
         self.thread.start()
         try:
-            self.server = ControlServer(self.core, GatewayConfig(listen="shm:" + path, **config))
+            config.setdefault("listen", "shm:" + path)
+            self.server = ControlServer(self.core, GatewayConfig(**config))
             self.run(self.server.start())
         except BaseException:
             self._end_loop()
@@ -226,9 +272,14 @@ class Client:
     """One connection, frame by frame."""
 
     def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(PATIENCE_S)
-        self.socket.connect(path)
+        self.socket = self.connected(path)
+
+    @staticmethod
+    def connected(path: str) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.settimeout(PATIENCE_S)
+        made.connect(path)
+        return made
 
     def __enter__(self) -> Client:
         return self

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from test_protocol import GOLDEN
+from test_protocol import ENDPOINT, GOLDEN
 
 from rdmaorder.gateway import protocol
+from rdmaorder.gateway.address import LINK_OPTIONS
 from rdmaorder.gateway.config import GatewayConfig
 
 
@@ -27,13 +28,26 @@ def section(page: str, title: str) -> str:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_key_of_every_message_is_documented(page: str, name: str) -> None:
     message = GOLDEN[name]
-    words = set(re.findall(r"`(\w+)`", section(page, message["type"])))
+    words = set(re.findall(r"`(\w+)`", section(page, message["type"] + r"\b")))
     assert set(message) - {"type"} <= words
 
 
 def test_every_key_of_a_window_is_documented(page: str) -> None:
     words = set(re.findall(r"^\| `(\w+)` \|", section(page, "Establish"), re.MULTILINE))
-    assert {"bytes", "offset_bytes", "slot_bytes", "slot_count"} <= words
+    assert {"bytes", "offset_bytes", "slot_bytes", "slot_count", "address", "key"} <= words
+
+
+def test_every_key_of_an_endpoint_is_documented(page: str) -> None:
+    words = set(re.findall(r"^\| `(\w+)` \|", section(page, "Establish"), re.MULTILINE))
+    assert set(ENDPOINT) <= words
+
+
+def test_every_option_of_a_url_is_documented_with_its_range(page: str) -> None:
+    text = " ".join(section(page, "Addresses").split())
+    for key, limits in LINK_OPTIONS.items():
+        shown = f"`{key}` (name)" if limits is None else f"`{key}` ({limits[0]}"
+        assert shown in text
+        assert limits is None or str(limits[1]) in text
 
 
 @pytest.mark.parametrize(

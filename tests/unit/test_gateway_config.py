@@ -13,7 +13,11 @@ from rdmaorder.gateway.config import GatewayConfig, parse_shm_url
 
 FULL = """
 [gateway]
-listen = "shm:///run/gw.sock"
+listen = ["shm:///run/gw.sock", "rdma://[::1]:9000?device=rxe0&gid_index=1&mtu=1024"]
+tls = "on" # "off" excludes tls_client_ca
+tls_certificate = "/etc/gw/cert.pem"
+tls_key = "/etc/gw/key.pem"
+tls_client_ca = "/etc/gw/ca.pem"
 journal = "/var/lib/gw"
 sync = "batch"
 sync_interval_ms = 5
@@ -34,6 +38,9 @@ handshake_timeout_ms = 250
 allowed_uids = [1000, 0, 1000]
 huge_pages = "require"
 venue_max_orders = 4096
+
+[sessions.alpha]
+key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 """
 
 
@@ -55,6 +62,11 @@ def refusal(tmp_path: Path, text: str) -> str:
 def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
     config = GatewayConfig.from_file(written(tmp_path, FULL))
     assert config.listen_path == "/run/gw.sock"
+    remote = config.addresses[1]
+    assert (remote.host, remote.port) == ("::1", 9000)
+    assert remote.options == {"device": "rxe0", "gid_index": 1, "mtu": 1024}
+    assert config.key_of("alpha") == bytes(range(32))
+    assert config.key_of("beta") is None
     assert config.sessions == ("alpha", "beta")
     assert config.instruments == ((7, 7), (100, 251))
     assert config.allowed_uids == (0, 1000)
@@ -63,7 +75,7 @@ def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
         for field in dataclasses.fields(config)
         if getattr(config, field.name) == field.default
     ]
-    assert untouched == [], "FULL gives every key a value other than its default"
+    assert untouched == ["tls"], "FULL gives every key a value other than its default"
 
 
 @pytest.mark.parametrize("text", ["", "[gateway]\n", "# nothing\n"])
@@ -92,7 +104,31 @@ def test_a_config_cannot_be_changed_afterwards() -> None:
         ("idle = 'busy'", ("idle = 'busy'", "'spin', 'yield', 'backoff'")),
         ("handler = ''", ("handler = ''", "write it in quotes")),
         ("listen = '/run/gw.sock'", ("listen = '/run/gw.sock'", "shm:///absolute/path.sock")),
-        ("listen = 'rdma://host:1'", ("listen", "shm:///absolute/path.sock")),
+        ("listen = 'tcp://host:1'", ("listen", "shm:///absolute/path.sock")),
+        ("listen = []", ("listen = []", "shm:///run/gw.sock")),
+        ("listen = 3", ("listen = 3", "shm:///run/gw.sock")),
+        ("listen = ['shm:/a', 'shm:/a']", ("twice",)),
+        ("listen = ['shm:/a', 'rdma://h']", ("'rdma://h'", "no port")),
+        ("listen = 'rdma:h:1'", ("'//'",)),
+        ("listen = 'rdma://:1'", ("names no host",)),
+        ("listen = 'rdma://a b:1'", ("names no host",)),
+        ("listen = 'rdma://h:65536'", ("0 to 65535",)),
+        ("listen = 'rdma://h:+1'", ("0 to 65535",)),
+        ("listen = 'rdma://::1:9000'", ("brackets",)),
+        ("listen = 'rdma://[10.0.0.1]:9000'", ("no IPv6 address",)),
+        ("listen = 'rdma://[::1:9000'", ("no IPv6 address",)),
+        ("listen = 'rdma://h:1?colour=blue'", ("'colour'", "gid_index")),
+        ("listen = 'rdma://h:1?gid_index'", ("'gid_index'", "key=value")),
+        ("listen = 'rdma://h:1?gid_index=-1'", ("gid_index = '-1'", "0 to 255")),
+        ("listen = 'rdma://h:1?retry_count=7'", ("retry_count = '7'", "1 to 6")),
+        ("listen = 'rdma://h:1?mtu=1000'", ("mtu = '1000'", "256, 512, 1024, 2048 or 4096")),
+        ("listen = 'rdma://h:1?device='", ("device", "without a value")),
+        ("listen = 'rdma://h:1?port=1&port=1'", ("port twice",)),
+        ("listen = 'rdma://h:1?tls=off'", ("option tls", "tls_certificate")),
+        ("tls = 'maybe'", ("tls = 'maybe'", "'on', 'off'")),
+        ("tls_key = 'a'", ("tls_certificate and tls_key", "both or none")),
+        ("tls = 'off'\ntls_client_ca = 'a'", ("tls_client_ca = 'a'", "take one of them out")),
+        ("session_keys = 'a'", ("session_keys", "[sessions.NAME]")),
         ("listen = 'shm://'", ("listen = 'shm://'", "no socket file")),
         ("listen = 'shm:/a?b'", ("listen", "'?'")),
         (f"listen = 'shm:/{'a' * 110}'", ("listen", "107")),
@@ -118,6 +154,57 @@ def test_a_bad_line_is_named_with_its_remedy(
 ) -> None:
     message = refusal(tmp_path, f"[gateway]\n{line}\n")
     assert [fact for fact in facts if fact not in message] == []
+
+
+SECRET = "5ec7e7" * 5
+
+BAD_KEYS = {
+    "too short": (f'[sessions.a]\nkey = "{SECRET}"', "15 bytes"),
+    "no hex": (f'[sessions.a]\nkey = "{SECRET}x"', "not written in hex"),
+    "a number": ("[sessions.a]\nkey = 5", "not written in hex"),
+    "no key": ("[sessions.a]\n", "something else than key"),
+    "another setting": (f'[sessions.a]\nkye = "{SECRET}"', "something else than key"),
+    "no name": (f'[sessions]\nkey = "{SECRET}"', "something else than key"),
+    "a dotted name": (f'[sessions.a.b]\nkey = "{SECRET}"', 'sessions."a.b"'),
+    "a bad name": (f'[sessions."a b"]\nkey = "{SECRET * 3}"', "'a b'"),
+    "a misspelt table": (f'[session.a]\nkey = "{SECRET}"', "did you mean sessions?"),
+    "a stranger": (
+        f'[gateway]\nsessions = ["b"]\n[sessions.a]\nkey = "{SECRET * 3}"',
+        "not in sessions",
+    ),
+    "among the settings": (f'[gateway]\nsession_key = "{SECRET}"', "unknown key"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_KEYS)
+def test_a_bad_session_key_is_refused_and_never_repeated(tmp_path: Path, kind: str) -> None:
+    text, words = BAD_KEYS[kind]
+    message = refusal(tmp_path, text + "\n")
+    assert words in message
+    assert SECRET not in message
+
+
+def test_keys_show_nowhere_and_name_the_sessions_there_are(tmp_path: Path) -> None:
+    config = GatewayConfig(session_keys={"a": SECRET * 3})
+    assert SECRET not in repr(config)
+    assert repr(bytes.fromhex(SECRET * 3)) not in repr(config)
+    assert config.known_sessions == {"a"}
+    assert config.all_keyed
+    assert not GatewayConfig(sessions=("a", "b"), session_keys={"a": SECRET * 3}).all_keyed
+    assert GatewayConfig().known_sessions is None
+
+
+def test_a_file_of_keys_that_others_may_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(written(tmp_path, FULL))
+    path.chmod(0o640)
+    GatewayConfig.from_file(str(path))
+    assert "chmod 600" in caplog.text
+    caplog.clear()
+    path.chmod(0o600)
+    GatewayConfig.from_file(str(path))
+    assert caplog.text == ""
 
 
 def test_an_unknown_table_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import sys
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdmaorder.gateway import protocol
+from rdmaorder.gateway.authenticate import ProofInput, client_proof, gateway_proof, is_same
 from rdmaorder.gateway.protocol import (
+    Authenticate,
+    Endpoint,
     Establish,
     Negotiate,
     ProtocolError,
@@ -50,6 +54,19 @@ ESTABLISH: dict[str, Any] = {
     "next_report_sequence": 1,
     "window": WINDOW,
 }
+ENDPOINT: dict[str, Any] = {
+    "qp_number": 17,
+    "packet_sequence": 0xAB_CDEF,
+    "gid": bytes.fromhex("00000000000000000000ffff0a010001"),
+    "lid": 0,
+    "mtu_bytes": 1024,
+}
+ESTABLISH_RDMA = ESTABLISH | {
+    "window": WINDOW | {"address": 0x7F00_1234_5000, "key": 0x1020_3040},
+    "endpoint": ENDPOINT,
+}
+KEY = bytes(range(100, 132))
+OVER = ProofInput("alpha", bytes(range(32)), bytes(range(32, 64)), bytes(range(200, 232)))
 TERMINATE: dict[str, Any] = {
     "type": "Terminate",
     "code": "Finished",
@@ -95,6 +112,30 @@ GOLDEN: dict[str, dict[str, Any]] = {
         "text": "the memfd is sealed against writing",
     },
     "control-terminate.bin": TERMINATE,
+    "control-challenge.bin": {"type": "Challenge", "nonce": bytes(range(32))},
+    "control-authenticate.bin": {
+        "type": "Authenticate",
+        "client_nonce": bytes(range(32, 64)),
+        "mac": client_proof(KEY, OVER),
+    },
+    "control-establish-rdma.bin": ESTABLISH_RDMA,
+    "control-establishment-ack-rdma.bin": {
+        "type": "EstablishmentAck",
+        "epoch": 81_985_529_216_486_895,
+        "next_order_sequence": 11,
+        "next_report_sequence": 1,
+        "not_applied_count": 4,
+        "window": {
+            "bytes": 20480,
+            "offset_bytes": 4096,
+            "slot_bytes": 64,
+            "slot_count": 256,
+            "address": 0x7FEE_DDCC_B000,
+            "key": 0xFFFF_FFFE,
+        },
+        "endpoint": ENDPOINT | {"qp_number": 0xFF_FFFF},
+    },
+    "control-established.bin": {"type": "Established", "epoch": 81_985_529_216_486_895},
 }
 
 
@@ -159,7 +200,7 @@ BROKEN_BODIES = {
     "a float": msgpack.packb({"type": 1.5}),
     "a boolean": msgpack.packb({"type": True}),
     "nil": msgpack.packb({"type": None}),
-    "a binary value": msgpack.packb({"type": b"x"}),
+    "a binary too long": msgpack.packb({"type": "x", "b": bytes(65)}),
     "an array value": msgpack.packb({"type": [1]}),
     "an extension": msgpack.packb({"type": msgpack.ExtType(5, b"x")}),
     "a timestamp": b"\x81\xa1t\xd6\xff\x00\x00\x00\x00",
@@ -331,6 +372,84 @@ def test_sequences_stop_where_sums_could_wrap() -> None:
 
 def test_a_terminate_is_read_and_written_the_same() -> None:
     assert Terminate.from_message(TERMINATE).as_message() == TERMINATE
+
+
+# -- RDMA and authentication -------------------------------------------------------------------
+
+
+def test_an_endpoint_and_its_window_survive_both_ways() -> None:
+    asked = Establish.from_message(ESTABLISH_RDMA, "rdma")
+    assert asked.endpoint is not None
+    assert asked.remote_window is not None
+    assert asked.endpoint.as_map() == ENDPOINT
+    assert asked.remote_window.as_map() == ESTABLISH_RDMA["window"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("qp_number", 1 << 24),
+        ("packet_sequence", 1 << 24),
+        ("gid", bytes(15)),
+        ("gid", bytes(17)),
+        ("gid", "0" * 16),
+        ("gid", None),
+        ("lid", 1 << 16),
+        ("mtu_bytes", 128),
+        ("mtu_bytes", 1000),
+        ("mtu_bytes", 8192),
+    ],
+)
+def test_an_endpoint_out_of_its_limits_is_refused(key: str, value: Any) -> None:
+    changed = {name: each for name, each in (ENDPOINT | {key: value}).items() if each is not None}
+    code, text = code_of(Endpoint.from_message, {"endpoint": changed})
+    assert (code, key in text) == ("BadRequest", True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("address", (1 << 64) - 1), ("address", -1), ("key", 1 << 32), ("key", "x")]
+)
+def test_a_window_out_of_the_address_space_is_refused(key: str, value: Any) -> None:
+    window = ESTABLISH_RDMA["window"] | {key: value}
+    code, text = code_of(Establish.from_message, ESTABLISH_RDMA | {"window": window}, "rdma")
+    assert (code, key in text) == ("BadRequest", True)
+
+
+def test_each_kind_of_connection_carries_its_own_transport_only() -> None:
+    assert "TCP carries 'rdma'" in code_of(Negotiate.from_message, NEGOTIATE, "9", "rdma")[1]
+    assert "'shm' only" in code_of(negotiate_as_rdma)[1]
+    assert "endpoint" in code_of(Establish.from_message, without_endpoint(), "rdma")[1]
+
+
+def negotiate_as_rdma() -> Negotiate:
+    return Negotiate.from_message(NEGOTIATE | {"transport": "rdma"}, "9.9.9")
+
+
+def without_endpoint() -> dict[str, Any]:
+    return {key: value for key, value in ESTABLISH_RDMA.items() if key != "endpoint"}
+
+
+def test_a_proof_depends_on_every_input_and_on_who_proves() -> None:
+    other = bytes(32)
+    proofs = [
+        client_proof(KEY, OVER),
+        gateway_proof(KEY, OVER),
+        client_proof(other, OVER),
+        client_proof(KEY, dataclasses.replace(OVER, session="alphb")),
+        client_proof(KEY, dataclasses.replace(OVER, gateway_nonce=other)),
+        client_proof(KEY, dataclasses.replace(OVER, client_nonce=other)),
+        client_proof(KEY, dataclasses.replace(OVER, binding=b"")),
+    ]
+    assert len(set(proofs)) == len(proofs)
+    assert is_same(client_proof(KEY, OVER), proofs[0])
+    assert not is_same(proofs[0], proofs[0][:-1])
+
+
+def test_authenticate_takes_exactly_32_bytes_of_each() -> None:
+    good = {"type": "Authenticate", "client_nonce": bytes(32), "mac": bytes(32)}
+    assert Authenticate.from_message(good).mac == bytes(32)
+    assert "31 bytes" in code_of(Authenticate.from_message, good | {"mac": bytes(31)})[1]
+    assert "not a binary" in code_of(Authenticate.from_message, good | {"mac": "m" * 32})[1]
 
 
 if __name__ == "__main__":

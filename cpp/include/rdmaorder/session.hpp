@@ -46,8 +46,8 @@ class Session {
  public:
   /// Connects and establishes; throws Error (see control::connect).
   static std::unique_ptr<Session> connect(const SessionConfig& config);
-  /// Over a link that exists already (tests, benchmarks, an embedded gateway). `socket` may be
-  /// empty.
+  /// Over a link that exists already (tests, benchmarks, an embedded gateway). `connection`
+  /// may be empty.
   Session(const SessionConfig& config, control::Established established,
           std::unique_ptr<transport::Transport> transport);
   ~Session();
@@ -186,7 +186,6 @@ class Session {
   std::uint64_t check_interval_ticks_ = 0;
   std::uint32_t idle_polls_ = 0;
   LinkState state_ = LinkState::kLive;
-  bool peer_seen_ = false;
   SessionCounts counts_;
   std::vector<std::uint64_t> stamps_;  ///< TSC of the send by sequence, 0 when answered
 

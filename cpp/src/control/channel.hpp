@@ -1,8 +1,8 @@
 // A connected control socket, whatever its kind: frames out and in before a deadline, and for the
-// kinds that can, descriptors beside them. The handshake (handshake.hpp) speaks through this only,
-// so that TCP with TLS is one more implementation.
+// kinds that can, descriptors beside them. The handshake (handshake.hpp) speaks through this only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "rdmaorder/clock.hpp"
+#include "rdmaorder/control.hpp"
 #include "rdmaorder/memory/unique_fd.hpp"
 
 namespace rdmaorder::control {
@@ -48,14 +49,29 @@ class Channel {
   /// The next frame. Throws Error: kTimeout, kSystem, kHandshake (closed, or no frame).
   virtual Frame receive(const Deadline& deadline) = 0;
 
-  /// Gives the socket away; the channel is unusable then.
-  virtual memory::UniqueFd release() noexcept = 0;
+  /// Turns into the connection of a live link; the channel is unusable then.
+  virtual std::unique_ptr<Connection> release() = 0;
 
   /// The peer for error messages, for example "gateway at /run/gw.sock".
   [[nodiscard]] virtual const std::string& peer() const noexcept = 0;
+
+  /// Bytes that only the two ends of this very connection know alike (docs/control-plane.md);
+  /// empty where the channel gives none.
+  [[nodiscard]] virtual std::string binding() const { return {}; }
+
+  [[nodiscard]] virtual int fd() const noexcept = 0;
 };
+
+/// Waits until `socket_fd` is ready for `events`. Throws Error: kTimeout, kSystem.
+void await_ready(int socket_fd, short events, const Deadline& deadline);
+
+/// Frames over `socket`, a connected non-blocking stream socket without TLS.
+std::unique_ptr<Channel> make_plain_channel(memory::UniqueFd socket, std::string peer);
 
 /// Connects to the Unix socket `path` and checks that its listener runs under this uid or root's.
 std::unique_ptr<Channel> connect_unix(const std::string& path, const Deadline& deadline);
+
+/// The connection of a live link over a socket without TLS.
+std::unique_ptr<Connection> make_plain_connection(memory::UniqueFd socket);
 
 }  // namespace rdmaorder::control

@@ -4,14 +4,13 @@
 
 #include <bit>
 
+#include "control/authenticate.hpp"
 #include "control/message.hpp"
 #include "rdmaorder/error.hpp"
 
 namespace rdmaorder::control {
 namespace {
 
-/// Status line and ring on pages of their own.
-constexpr std::uint64_t kReportRingOffsetBytes = kPageBytes;
 constexpr std::uint64_t kHeartbeatMaxNs = 3'600'000'000'000;
 constexpr std::size_t kSessionNameMax = 64;
 
@@ -28,37 +27,6 @@ bool is_slot_count(std::uint64_t count) {
 
 [[noreturn]] void bad_request(const std::string& what) {
   throw Error(ErrorKind::kConfig, "connect: " + what);
-}
-
-/// "session alpha, Negotiate with the gateway at /run/gw.sock: "
-std::string where(const Channel& channel, const ConnectRequest& request, const char* step) {
-  return "session " + request.session + ", " + step + " with the " + channel.peer() + ": ";
-}
-
-/// Receives the answer to `step`: a message of type `wanted`, or `reject` as Error(kRefused).
-Message receive_answer(Frame& frame, const char* wanted, const char* reject) {
-  Message message = Message::parse(frame.body);
-  if (message.type() == reject) {
-    const std::string code = message.text("code");
-    throw Error(ErrorKind::kRefused, "the gateway refused, " + code + ": " + message.text("text"),
-                0, code);
-  }
-  if (message.type() != wanted) {
-    throw Error(ErrorKind::kHandshake,
-                "expected " + std::string(wanted) + ", got '" + message.type() + "'");
-  }
-  return message;
-}
-
-/// Runs `body`; what it throws gets the session, step and gateway in front.
-template <typename Body>
-auto in_step(const Channel& channel, const ConnectRequest& request, const char* step, Body body) {
-  try {
-    return body();
-  } catch (const Error& error) {
-    throw Error(error.kind(), where(channel, request, step) + error.what(), error.error_number(),
-                error.code());
-  }
 }
 
 std::uint32_t slot_count_of(const Message& message, const char* key) {
@@ -92,31 +60,71 @@ Granted read_grant(const Message& message, const ConnectRequest& request) {
   return granted;
 }
 
-void read_ack(const Message& message, const ConnectRequest& request, const Granted& granted,
-              Frame& frame, Established& link) {
-  link.epoch = message.number("epoch", 1, UINT64_MAX);
-  link.next_order_sequence = message.number("next_order_sequence", 1, kSequenceMax);
-  link.next_report_sequence = message.number("next_report_sequence", 1, kSequenceMax);
-  link.not_applied_count = message.number("not_applied_count", 0, kSequenceMax);
-  const Message::Window window = message.window();
-  if (window.geometry.slot_bytes != request.slot_bytes ||
-      window.geometry.slot_count != granted.order_slot_count) {
+/// A message that carries no descriptor.
+Message receive_message(Channel& channel, const Deadline& deadline) {
+  const Frame answer = channel.receive(deadline);
+  if (!answer.descriptors.empty()) {
+    throw Error(ErrorKind::kHandshake, "the answer carries a descriptor, which it never does");
+  }
+  return Message::parse(answer.body);
+}
+
+/// Answers the gateway's Challenge and returns what it says next. *gateway_proof: what its own must
+/// be.
+Message answer_challenge(Channel& channel, const ConnectRequest& request, const Message& challenge,
+                         const Deadline& deadline, std::string* gateway_proof) {
+  if (request.session_key.empty()) {
+    throw Error(ErrorKind::kConfig,
+                "the gateway has a key for this session and none was given here; connect with the "
+                "key of its [sessions." +
+                    request.session + "] table");
+  }
+  const std::string gateway_nonce = challenge.binary("nonce", kNonceBytes);
+  const std::string client_nonce = random_nonce();
+  const std::string binding = channel.binding();
+  const ProofInput input{request.session, gateway_nonce, client_nonce, binding};
+  *gateway_proof = proof_of(Prover::kGateway, request.session_key, input);
+  channel.send(MessageWriter("Authenticate")
+                   .binary("client_nonce", client_nonce)
+                   .binary("mac", proof_of(Prover::kClient, request.session_key, input))
+                   .frame(),
+               -1, deadline);
+  return receive_message(channel, deadline);
+}
+
+/// A gateway that did not ask for proof of the key, or has another, is not the one that was meant.
+void check_gateway_proof(const ConnectRequest& request, const Message& response,
+                         const std::string& expected) {
+  if (request.session_key.empty()) return;
+  if (expected.empty()) {
     throw Error(ErrorKind::kHandshake,
-                "the order window holds " + std::to_string(window.geometry.slot_count) +
-                    " slots of " + std::to_string(window.geometry.slot_bytes) + " bytes, granted " +
-                    "were " + std::to_string(granted.order_slot_count) + " of " +
-                    std::to_string(request.slot_bytes));
+                "a session key was given and the gateway asked for none: it is another gateway, or "
+                "its config lacks the table [sessions." +
+                    request.session + "]");
   }
-  if (frame.descriptors.size() != 1) {
-    throw Error(ErrorKind::kHandshake, "EstablishmentAck came with " +
-                                           std::to_string(frame.descriptors.size()) +
-                                           " descriptors instead of one");
+  if (!is_same_proof(response.binary("mac", kProofBytes), expected)) {
+    throw Error(ErrorKind::kHandshake,
+                "the gateway did not prove that it has the session's key; somebody else answers");
   }
-  link.order_geometry = window.geometry;
-  link.order_window = memory::Window::map_peer(std::move(frame.descriptors.front()), window.bytes);
 }
 
 }  // namespace
+
+std::string where(const Channel& channel, const ConnectRequest& request, const char* step) {
+  return "session " + request.session + ", " + step + " with the " + channel.peer() + ": ";
+}
+
+void expect_type(const Message& message, const char* wanted, const char* reject) {
+  if (message.type() == reject) {
+    const std::string code = message.text("code");
+    throw Error(ErrorKind::kRefused, "the gateway refused, " + code + ": " + message.text("text"),
+                0, code);
+  }
+  if (message.type() != wanted) {
+    throw Error(ErrorKind::kHandshake,
+                "expected " + std::string(wanted) + ", got '" + message.type() + "'");
+  }
+}
 
 void check_request(const ConnectRequest& request) {
   if (!is_session_name(request.session)) {
@@ -138,6 +146,10 @@ void check_request(const ConnectRequest& request) {
   if (request.next_order_sequence > kSequenceMax) {
     bad_request("next_order_sequence = " + std::to_string(request.next_order_sequence) +
                 " is above " + std::to_string(kSequenceMax));
+  }
+  if (!request.session_key.empty() && request.session_key.size() < kSessionKeyMinBytes) {
+    bad_request("session_key has " + std::to_string(request.session_key.size()) +
+                " bytes; a key has at least " + std::to_string(kSessionKeyMinBytes));
   }
   if (request.timeout_ns == 0) bad_request("timeout_ns = 0 leaves no time; give at least 1 ms");
 }
@@ -163,43 +175,15 @@ Granted negotiate(Channel& channel, const ConnectRequest& request, const char* t
                                 .frame();
   return in_step(channel, request, step, [&] {
     channel.send(frame, -1, deadline);
-    Frame answer = channel.receive(deadline);
-    if (!answer.descriptors.empty()) {
-      throw Error(ErrorKind::kHandshake, "the answer carries a descriptor, which it never does");
+    std::string gateway_proof;
+    Message answer = receive_message(channel, deadline);
+    if (answer.type() == "Challenge") {
+      answer = answer_challenge(channel, request, answer, deadline, &gateway_proof);
     }
-    return read_grant(receive_answer(answer, "NegotiationResponse", "NegotiationReject"), request);
+    expect_type(answer, "NegotiationResponse", "NegotiationReject");
+    check_gateway_proof(request, answer, gateway_proof);
+    return read_grant(answer, request);
   });
-}
-
-Established establish_shm(Channel& channel, const ConnectRequest& request, const Granted& granted,
-                          const Deadline& deadline) {
-  Established link;
-  link.session_index = granted.session_index;
-  link.cancel_reserve_count = granted.cancel_reserve_count;
-  link.heartbeat_interval_ns = granted.heartbeat_interval_ns;
-  link.gateway_version = granted.gateway_version;
-  link.gateway_pid = granted.gateway_pid;
-  link.report_geometry = {kReportRingOffsetBytes, request.slot_bytes, granted.report_slot_count};
-
-  memory::WindowConfig config;
-  config.bytes = link.report_geometry.window_bytes();
-  config.huge_pages = request.huge_pages;
-  config.name = "rdmaorder-reports:" + request.session;
-  link.report_window = memory::Window::create(config);
-
-  const std::string frame = MessageWriter("Establish")
-                                .text("session", request.session)
-                                .number("next_order_sequence", request.next_order_sequence)
-                                .number("next_report_sequence", granted.next_report_sequence)
-                                .window(link.report_geometry, link.report_window.bytes())
-                                .frame();
-  in_step(channel, request, "Establish", [&] {
-    channel.send(frame, link.report_window.fd(), deadline);
-    Frame answer = channel.receive(deadline);
-    read_ack(receive_answer(answer, "EstablishmentAck", "EstablishmentReject"), request, granted,
-             answer, link);
-  });
-  return link;
 }
 
 }  // namespace rdmaorder::control

@@ -1,33 +1,21 @@
-// The control socket of a live link: is the gateway there, and the graceful end.
+// The control connection of a live link: is the gateway there, and the graceful end.
 //
-// Frames are looked at with MSG_PEEK and taken only when whole, so no buffer has to be kept beside
-// the descriptor and a gateway that sends byte by byte does no harm.
+// On a plain socket frames are looked at with MSG_PEEK and taken only when whole, so no buffer has
+// to be kept beside the descriptor and a gateway that sends byte by byte does no harm.
+#include "control/liveness.hpp"
+
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <string>
 
 #include "control/channel.hpp"
 #include "control/message.hpp"
-#include "rdmaorder/control.hpp"
 
 namespace rdmaorder::control {
 namespace {
-
-/// Whole frame of the only message a gateway sends on a live link. Far above a real one.
-constexpr std::size_t kTerminateMaxBytes = 8 * 1024;
-
-struct Look {
-  PeerCheck state = PeerCheck::kQuiet;
-  std::string code;
-  std::string text;
-  std::uint64_t last_sequence = 0;
-};
-
-Look gone(std::string why) { return {PeerCheck::kGone, {}, std::move(why), 0}; }
 
 /// Nothing more will come after what is there already.
 bool is_closed(int socket_fd) noexcept {
@@ -45,21 +33,10 @@ Look look(int socket_fd) {
   } while (got < 0 && errno == EINTR);
   if (got < 0) return errno == EAGAIN ? Look{} : gone("the control connection failed");
   if (got == 0) return gone("the gateway closed the control connection");
-
-  const auto have = static_cast<std::size_t>(got);
-  const std::uint32_t length = have < kFrameHeaderBytes ? 0 : body_length_bytes(buffer.data());
-  const std::size_t frame_bytes = kFrameHeaderBytes + length;
-  if (have >= kFrameHeaderBytes && (length == 0 || frame_bytes > buffer.size())) {
-    return gone("the gateway sent something that is no control frame");
-  }
-  if (have < frame_bytes || have < kFrameHeaderBytes) {
-    return closed ? gone("the gateway closed within a frame") : Look{};
-  }
-  (void)::recv(socket_fd, buffer.data(), frame_bytes, MSG_DONTWAIT);  // takes what was seen
-  const Message message = Message::parse({buffer.data() + kFrameHeaderBytes, length});
-  if (message.type() != "Terminate") return gone("the gateway sent " + message.type());
-  return {PeerCheck::kTerminated, message.text("code"), message.text("text"),
-          message.number("last_sequence", 0, kSequenceMax)};
+  std::size_t taken_bytes = 0;
+  Look seen = judge({buffer.data(), static_cast<std::size_t>(got)}, closed, &taken_bytes);
+  if (taken_bytes > 0) (void)::recv(socket_fd, buffer.data(), taken_bytes, MSG_DONTWAIT);
+  return seen;
 }
 
 Look look_caught(int socket_fd) noexcept {
@@ -88,34 +65,79 @@ bool send_all(int socket_fd, std::string_view data, const Deadline& deadline) no
   return true;
 }
 
+class PlainConnection final : public Connection {
+ public:
+  explicit PlainConnection(memory::UniqueFd socket) noexcept : socket_(std::move(socket)) {}
+  PeerCheck check(std::string* text) noexcept override { return check_peer(socket_.get(), text); }
+  bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
+                 std::uint64_t* confirmed) noexcept override {
+    return control::terminate(socket_.get(), last_order_sequence, timeout_ns, confirmed);
+  }
+  int fd() const noexcept override { return socket_.get(); }
+
+ private:
+  memory::UniqueFd socket_;
+};
+
 }  // namespace
 
-PeerCheck check_peer(int socket_fd, std::string* text) noexcept {
-  Look seen = look_caught(socket_fd);
-  if (text != nullptr && seen.state != PeerCheck::kQuiet) {
-    try {
-      *text = seen.code;
-      if (!seen.code.empty() && !seen.text.empty()) *text += ": ";
-      *text += seen.text;
-      if (text->empty()) *text = "the gateway sent something that is no control message";
-    } catch (...) {  // no memory for the words; the state is told all the same
-      text->clear();
-    }
+Look gone(std::string why) { return {PeerCheck::kGone, {}, std::move(why), 0}; }
+
+Look judge(std::string_view available, bool closed, std::size_t* taken_bytes) {
+  *taken_bytes = 0;
+  const bool has_length = available.size() >= kFrameHeaderBytes;
+  const std::uint32_t length = has_length ? body_length_bytes(available.data()) : 0;
+  const std::size_t frame_bytes = kFrameHeaderBytes + length;
+  if (has_length && (length == 0 || frame_bytes > kTerminateMaxBytes)) {
+    return gone("the gateway sent something that is no control frame");
+  }
+  if (!has_length || available.size() < frame_bytes) {
+    if (!closed) return {};
+    return gone(available.empty() ? "the gateway closed the control connection"
+                                  : "the gateway closed within a frame");
+  }
+  *taken_bytes = frame_bytes;
+  const Message message = Message::parse(available.substr(kFrameHeaderBytes, length));
+  if (message.type() != "Terminate") return gone("the gateway sent " + message.type());
+  return {PeerCheck::kTerminated, message.text("code"), message.text("text"),
+          message.number("last_sequence", 0, kSequenceMax)};
+}
+
+PeerCheck tell(const Look& seen, std::string* text) noexcept {
+  if (text == nullptr || seen.state == PeerCheck::kQuiet) return seen.state;
+  try {
+    *text = seen.code;
+    if (!seen.code.empty() && !seen.text.empty()) *text += ": ";
+    *text += seen.text;
+    if (text->empty()) *text = "the gateway sent something that is no control message";
+  } catch (...) {  // no memory for the words; the state is told all the same
+    text->clear();
   }
   return seen.state;
+}
+
+std::string terminate_frame(std::uint64_t last_order_sequence) {
+  return MessageWriter("Terminate")
+      .text("code", "Finished")
+      .number("last_sequence", last_order_sequence)
+      .text("text", "")
+      .frame();
+}
+
+std::unique_ptr<Connection> make_plain_connection(memory::UniqueFd socket) {
+  return std::make_unique<PlainConnection>(std::move(socket));
+}
+
+PeerCheck check_peer(int socket_fd, std::string* text) noexcept {
+  return tell(look_caught(socket_fd), text);
 }
 
 bool terminate(int socket_fd, std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                std::uint64_t* confirmed) noexcept {
   const Deadline deadline(timeout_ns);
   try {
-    const std::string frame = MessageWriter("Terminate")
-                                  .text("code", "Finished")
-                                  .number("last_sequence", last_order_sequence)
-                                  .text("text", "")
-                                  .frame();
     // A gateway that ended the link first has closed its end, but its Terminate may be waiting.
-    (void)send_all(socket_fd, frame, deadline);
+    (void)send_all(socket_fd, terminate_frame(last_order_sequence), deadline);
   } catch (...) {
     return false;
   }

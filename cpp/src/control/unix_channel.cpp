@@ -1,5 +1,6 @@
-// The Unix socket under the control plane. Descriptors travel as SCM_RIGHTS with the bytes of
-// their frame; reads never go past the frame being read, so they cannot be mixed up.
+// A socket without TLS under the control plane, and how a Unix socket is connected. Descriptors
+// travel as SCM_RIGHTS with the bytes of their frame; reads never go past the frame being read, so
+// they cannot be mixed up.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -25,18 +26,20 @@ constexpr std::size_t kDescriptorsPerRead = 4;
 /// Pause before connecting again to a gateway whose backlog is full.
 constexpr int kBacklogRetryMs = 2;
 
-class UnixChannel final : public Channel {
+class PlainChannel final : public Channel {
  public:
-  UnixChannel(UniqueFd socket, std::string peer)
+  PlainChannel(UniqueFd socket, std::string peer)
       : socket_(std::move(socket)), peer_(std::move(peer)) {}
 
   void send(std::string_view frame, int descriptor, const Deadline& deadline) override;
   Frame receive(const Deadline& deadline) override;
-  UniqueFd release() noexcept override { return std::move(socket_); }
+  std::unique_ptr<Connection> release() override {
+    return make_plain_connection(std::move(socket_));
+  }
   const std::string& peer() const noexcept override { return peer_; }
+  int fd() const noexcept override { return socket_.get(); }
 
  private:
-  void wait(short events, const Deadline& deadline) const;
   void read_exactly(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors,
                     const Deadline& deadline);
   std::size_t read_some(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors);
@@ -45,22 +48,7 @@ class UnixChannel final : public Channel {
   std::string peer_;
 };
 
-void UnixChannel::wait(short events, const Deadline& deadline) const {
-  for (;;) {
-    const int remaining_ms = deadline.remaining_ms();  // also ends a peer that trickles bytes
-    if (remaining_ms == 0) {
-      throw Error(ErrorKind::kTimeout, "no answer within " +
-                                           std::to_string(deadline.timeout_ns() / 1'000'000) +
-                                           " ms; is it stopped or overloaded?");
-    }
-    pollfd entry{socket_.get(), events, 0};
-    const int ready = ::poll(&entry, 1, remaining_ms);
-    if (ready > 0) return;
-    if (ready < 0 && errno != EINTR) throw_errno("poll", "the control socket", errno);
-  }
-}
-
-void UnixChannel::send(std::string_view frame, int descriptor, const Deadline& deadline) {
+void PlainChannel::send(std::string_view frame, int descriptor, const Deadline& deadline) {
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   while (!frame.empty()) {
     iovec data{const_cast<char*>(frame.data()), frame.size()};
@@ -83,14 +71,14 @@ void UnixChannel::send(std::string_view frame, int descriptor, const Deadline& d
     } else if (errno == EPIPE || errno == ECONNRESET) {
       return;
     } else if (errno == EAGAIN) {
-      wait(POLLOUT, deadline);
+      await_ready(socket_.get(), POLLOUT, deadline);
     } else if (errno != EINTR) {
       throw_errno("send to", "the control socket", errno);
     }
   }
 }
 
-Frame UnixChannel::receive(const Deadline& deadline) {
+Frame PlainChannel::receive(const Deadline& deadline) {
   Frame frame;
   char header[kFrameHeaderBytes];
   read_exactly(header, sizeof header, frame.descriptors, deadline);
@@ -105,10 +93,10 @@ Frame UnixChannel::receive(const Deadline& deadline) {
   return frame;
 }
 
-void UnixChannel::read_exactly(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors,
-                               const Deadline& deadline) {
+void PlainChannel::read_exactly(char* data, std::size_t bytes, std::vector<UniqueFd>& descriptors,
+                                const Deadline& deadline) {
   while (bytes > 0) {
-    wait(POLLIN, deadline);
+    await_ready(socket_.get(), POLLIN, deadline);
     const std::size_t got = read_some(data, bytes, descriptors);
     data += got;
     bytes -= got;
@@ -116,8 +104,8 @@ void UnixChannel::read_exactly(char* data, std::size_t bytes, std::vector<Unique
 }
 
 /// One recvmsg. 0: nothing there after all. End of file throws.
-std::size_t UnixChannel::read_some(char* data, std::size_t bytes,
-                                   std::vector<UniqueFd>& descriptors) {
+std::size_t PlainChannel::read_some(char* data, std::size_t bytes,
+                                    std::vector<UniqueFd>& descriptors) {
   alignas(cmsghdr) char control[CMSG_SPACE(kDescriptorsPerRead * sizeof(int))];
   iovec target{data, bytes};
   msghdr header{};
@@ -231,11 +219,30 @@ int Deadline::remaining_ms() const noexcept {
   return static_cast<int>(std::min<std::uint64_t>(left_ms, 60'000));
 }
 
+void await_ready(int socket_fd, short events, const Deadline& deadline) {
+  for (;;) {
+    const int remaining_ms = deadline.remaining_ms();  // also ends a peer that trickles bytes
+    if (remaining_ms == 0) {
+      throw Error(ErrorKind::kTimeout, "no answer within " +
+                                           std::to_string(deadline.timeout_ns() / 1'000'000) +
+                                           " ms; is it stopped or overloaded?");
+    }
+    pollfd entry{socket_fd, events, 0};
+    const int ready = ::poll(&entry, 1, remaining_ms);
+    if (ready > 0) return;
+    if (ready < 0 && errno != EINTR) throw_errno("poll", "the control socket", errno);
+  }
+}
+
+std::unique_ptr<Channel> make_plain_channel(UniqueFd socket, std::string peer) {
+  return std::make_unique<PlainChannel>(std::move(socket), std::move(peer));
+}
+
 std::unique_ptr<Channel> connect_unix(const std::string& path, const Deadline& deadline) {
   check_socket_file(path);
   UniqueFd socket = connect_socket(path, deadline);
   check_peer_uid(socket.get(), path);
-  return std::make_unique<UnixChannel>(std::move(socket), "gateway at " + path);
+  return make_plain_channel(std::move(socket), "gateway at " + path);
 }
 
 }  // namespace rdmaorder::control

@@ -16,8 +16,7 @@ void Session::check_link_at(std::uint64_t now) noexcept {
     return;
   }
   if (link_.refresh_peer() == Status::kCorrupt) {
-    fail(LinkState::kDead, "the gateway's status line claims sequence " +
-                               std::to_string(link_.peer().consumed) + ", which was never written");
+    (void)send_failed(Status::kCorrupt);
     return;
   }
   judge_heartbeat(now, since_last_check);
@@ -36,11 +35,11 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
   const std::uint64_t suspect_after = rate_.from_ns(config_.suspect_after_ns);
   if (link_.peer().heartbeat != peer_heartbeat_) {
     peer_heartbeat_ = link_.peer().heartbeat;
-    peer_seen_ = true;
     // New beats prove life at some moment since the last look. When that was long ago, the time in
     // the line tells how old the newest beat is; if the clocks disagree about it the link counts as
     // suspect (never as dead) until another beat is seen.
-    const bool recent = since_last_check < suspect_after || line_age_ns() < config_.suspect_after_ns;
+    const bool recent =
+        since_last_check < suspect_after || line_age_ns() < config_.suspect_after_ns;
     last_alive_ticks_ = recent ? now : now - suspect_after;
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
@@ -65,9 +64,9 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
 
 // One non-blocking system call, only when a heartbeat is already late.
 void Session::ask_socket() noexcept {
-  if (!established_.socket) return;
+  if (!established_.connection) return;
   std::string text;
-  switch (control::check_peer(established_.socket.get(), &text)) {
+  switch (established_.connection->check(&text)) {
     case control::PeerCheck::kQuiet:
       return;
     case control::PeerCheck::kTerminated:
@@ -79,7 +78,11 @@ void Session::ask_socket() noexcept {
   }
 }
 
+// The first end is the one that counts; after a death only close() has a say.
 void Session::fail(LinkState state, const std::string& cause) noexcept {
+  if (state_ == LinkState::kClosed || (state_ == LinkState::kDead && state == LinkState::kDead)) {
+    return;
+  }
   state_ = state;
   cause_ = cause;
   link_.transport().close();
@@ -100,8 +103,7 @@ void Session::update_gate() noexcept {
     case LinkState::kLive:
       break;
   }
-  gate_ = Status::kOk;
-  if (!peer_seen_) return;
+  gate_ = Status::kOk;  // also before the first line, whose state is none of these
   switch (link_.peer().state) {
     case PeerState::kHalted:
       gate_ = Status::kHalted;

@@ -1,0 +1,160 @@
+"""Checks of settings: value as written -> value as kept, or ValueError("<problem>; <remedy>")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rdmaorder.gateway.address import parse_address
+from rdmaorder.gateway.authenticate import KEY_MIN_BYTES
+from rdmaorder.gateway.protocol import SLOT_COUNT_MAX, SLOT_COUNT_MIN, is_session_name
+
+__all__ = [
+    "QUANTITY_MAX",
+    "Check",
+    "instruments",
+    "integer",
+    "one_of",
+    "session_key",
+    "session_keys",
+    "sessions",
+    "slot_count",
+    "string",
+    "uids",
+    "urls",
+]
+
+_U32_MAX = (1 << 32) - 1
+QUANTITY_MAX = (1 << 63) - 1
+
+
+Check = Callable[[Any], Any]
+
+
+def string(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError('is not a string; write it in quotes, not ""')
+    return value
+
+
+def urls(value: Any) -> tuple[str, ...]:
+    """One URL or a list of them."""
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)) or not given:
+        raise ValueError('is no URL; write "shm:///run/gw.sock" or ["shm:...", "rdma://..."]')
+    for url in given:
+        try:
+            parse_address(string(url))
+        except ValueError as error:
+            shown = "" if len(given) == 1 else f"holds {url!r}, which "
+            raise ValueError(f"{shown}{error}") from None
+    if len(set(given)) != len(given):
+        raise ValueError("holds an address twice; list each once")
+    return tuple(given)
+
+
+def integer(low: int, high: int) -> Check:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"is not an integer; use {low} to {high}")
+        if not low <= value <= high:
+            raise ValueError(f"is out of range; use {low} to {high}")
+        return value
+
+    return check
+
+
+def slot_count(value: Any) -> int:
+    count: int = integer(SLOT_COUNT_MIN, SLOT_COUNT_MAX)(value)
+    if count & (count - 1):
+        below = 1 << (count.bit_length() - 1)
+        raise ValueError(f"is not a power of two; use {below} or {below * 2}")
+    return count
+
+
+def one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in choices:
+            raise ValueError("is none of the choices; use " + ", ".join(map(repr, choices)))
+        return str(value)
+
+    return check
+
+
+def _items(value: Any, example: str, absent: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"is not a list; write {example}")
+    if not value:
+        raise ValueError(f"is empty; leave the key out for {absent}, or write {example}")
+    return list(value)
+
+
+def sessions(value: Any) -> tuple[str, ...]:
+    names = _items(value, '["alpha", "beta"]', "any session")
+    for name in names:
+        if not isinstance(name, str) or not is_session_name(name):
+            raise ValueError(f"holds {name!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
+    if len(set(names)) != len(names):
+        raise ValueError("holds a name twice; list each once")
+    return tuple(names)
+
+
+def instruments(value: Any) -> tuple[tuple[int, int], ...]:
+    """Ids and ranges to inclusive (first, last) pairs: sorted, overlaps and neighbours merged."""
+    example = '[7, "100-200"]'
+    pairs = []
+    for item in _items(value, example, "every instrument"):
+        if isinstance(item, int) and not isinstance(item, bool):
+            first = last = item
+        elif isinstance(item, (tuple, list)) and len(item) == 2:
+            first, last = item
+        else:
+            parts = str(item).split("-")
+            if not isinstance(item, str) or len(parts) > 2 or not all(map(_is_digits, parts)):
+                raise ValueError(f"holds {item!r}; write {example}")
+            first, last = int(parts[0]), int(parts[-1])
+        if not 0 <= first <= last <= _U32_MAX:
+            raise ValueError(f"holds {item!r}; ids are 0 to {_U32_MAX}, the lower one first")
+        pairs.append((first, last))
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(pairs):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+def _is_digits(text: str) -> bool:
+    text = text.strip()
+    return text.isascii() and text.isdigit()
+
+
+def uids(value: Any) -> tuple[int, ...]:
+    check = integer(0, _U32_MAX - 1)
+    return tuple(sorted({check(uid) for uid in _items(value, "[0, 1000]", "own uid and root")}))
+
+
+def session_keys(value: Any) -> Mapping[str, bytes]:
+    """Keys by session name, as bytes or hex. What is said about a bad one never repeats it."""
+    if not isinstance(value, Mapping):
+        raise ValueError("is not a mapping of session names to keys")
+    keys: dict[str, bytes] = {}
+    for name, key in value.items():
+        if not isinstance(name, str) or not is_session_name(name):
+            raise ValueError(f"holds {name!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
+        keys[name] = session_key(key)
+    return keys
+
+
+def session_key(value: Any) -> bytes:
+    """Bytes of a key. The ValueError never repeats what was given."""
+    try:
+        key = value if isinstance(value, bytes) else bytes.fromhex(value)
+    except (TypeError, ValueError):
+        raise ValueError("is not written in hex; make one with: openssl rand -hex 32") from None
+    if len(key) < KEY_MIN_BYTES:
+        raise ValueError(
+            f"has {len(key)} bytes; a key has at least {KEY_MIN_BYTES}: openssl rand -hex 32"
+        )
+    return key
