@@ -165,7 +165,7 @@ def test_a_bad_config_file_ends_the_start_with_one_line(
     ("arguments", "told"),
     [
         ([], "listen is not set"),
-        (["--listen", "tcp://x"], "is not an address of shared memory"),
+        (["--listen", "tcp://x"], "is not an address"),
         (["--listen", "shm:///no/such/folder/gw.sock"], "directory /no/such/folder cannot be used"),
         (["--listen", "shm:gw.sock", "--handler", "nobody:Nothing"], "No module named 'nobody'"),
         (["--listen", "shm:gw.sock", "--cpu", "8000"], "cpu 8000 does not exist"),
