@@ -52,9 +52,10 @@ class Link {
   /// Seals and puts one message: header and block complete in `slot_words` (slot_bytes, aligned to
   /// 8; a cache line is best). kOk: in the peer's ring as sequence writer().next_sequence() - 1.
   /// kFull: no credit, or the transport has too much outstanding; nothing happened. kTransport.
+  /// kCorrupt: no credit, and the peer claims what cannot be: there will be none.
   RDMAORDER_ALWAYS_INLINE Status send(ring::Lane lane, std::uint64_t* slot_words) noexcept {
     if (RDMAORDER_UNLIKELY(!writer_.has_credit(lane))) {
-      if (!refresh_credit(lane)) return Status::kFull;
+      if (!refresh_credit(lane)) return corrupt_ ? Status::kCorrupt : Status::kFull;
     }
     writer_.seal(slot_words);
     const Status status =
@@ -65,14 +66,14 @@ class Link {
 
   /// Puts up to `count` consecutive complete slots starting at `slots` (read only), as few
   /// contiguous writes as ring end and `kBatchBytes` allow. Returns how many went; fewer than asked
-  /// means *status is kFull or kTransport.
+  /// means *status is kFull, kCorrupt or kTransport.
   std::uint32_t send_batch(ring::Lane lane, const std::uint64_t* slots, std::uint32_t count,
                            Status* status) noexcept;
 
   /// Takes the peer's consumed position into account. True when there is credit in `lane`.
   bool refresh_credit(ring::Lane lane) noexcept;
 
-  /// Reads the peer's status line; kCorrupt when it claims what cannot be.
+  /// Reads the peer's status line; kCorrupt, from then on, when it claims what cannot be.
   Status refresh_peer() noexcept;
 
   /// Writes this side's status line into the peer's window.
@@ -99,6 +100,7 @@ class Link {
   std::uint64_t epoch_;
   std::uint64_t own_version_ = 0;
   std::uint64_t published_consumed_ = 0;
+  bool corrupt_ = false;  ///< the peer claimed to have taken what was never written
   alignas(kCacheLineBytes) std::uint64_t staging_[kBatchBytes / 8];
 };
 

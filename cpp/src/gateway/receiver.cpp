@@ -40,7 +40,11 @@ bool Gateway::Receiver::service(std::size_t watch_index) noexcept {
     watches_[watch_index] = {reader.commit_word_address(), reader.idle_word()};
   }
   if (taken == 0) {
-    if (status != Status::kEmpty) trouble(session, status);
+    if (status == Status::kEmpty) {
+      session.torn_since_ticks = 0;
+    } else {
+      trouble(session, status);
+    }
     return false;
   }
   session.torn_since_ticks = 0;
@@ -115,6 +119,7 @@ bool Gateway::Receiver::journal_order(GatewaySession& session, const std::uint64
     return false;
   }
   session.journal_position = journal_->last_position();
+  session.journal_sequence = sequence;
   return true;
 }
 
@@ -222,7 +227,7 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t
     const Status status = session.link->send(ring::Lane::kNormal, words);
     if (RDMAORDER_LIKELY(ok(status))) return status;
     if (status != Status::kFull) {
-      fail(session, "transport failed: " + session.link->transport().failure());
+      send_failed(session, status);
       return Status::kOk;
     }
     backlogged_.push_back(&session);
@@ -251,7 +256,7 @@ void Gateway::Receiver::flush_backlogs() noexcept {
       const Status status = session->link->send(ring::Lane::kNormal, backlog.front().data());
       if (status == Status::kFull) return false;
       if (!ok(status)) {
-        fail(*session, "transport failed: " + session->link->transport().failure());
+        send_failed(*session, status);
         return true;
       }
       backlog.pop_front();
@@ -266,7 +271,7 @@ void Gateway::Receiver::publish(GatewaySession& session) noexcept {
     const std::uint64_t durable = journal_->durable_position();
     if (durable >= session.checkpoint_position) {
       session.durable_sequence = session.checkpoint_sequence;
-      session.checkpoint_sequence = session.next_order_sequence - 1;
+      session.checkpoint_sequence = session.journal_sequence;
       session.checkpoint_position = session.journal_position;
       if (durable >= session.checkpoint_position) {
         session.durable_sequence = session.checkpoint_sequence;
@@ -314,6 +319,15 @@ void Gateway::Receiver::trouble(GatewaySession& session, Status status) noexcept
   } else if (rate_.to_ns(now - session.torn_since_ticks) > config_.torn_timeout_ns) {
     fail(session, "order slot " + std::to_string(sequence) +
                       " stayed torn: its CRC does not match its contents under this link's epoch");
+  }
+}
+
+void Gateway::Receiver::send_failed(GatewaySession& session, Status status) noexcept {
+  if (status == Status::kCorrupt) {
+    fail(session, "the strategy claims to have taken report " +
+                      std::to_string(session.link->peer().consumed) + ", which was never written");
+  } else {
+    fail(session, "transport failed: " + session.link->transport().failure());
   }
 }
 

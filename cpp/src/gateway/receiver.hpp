@@ -38,8 +38,9 @@ struct GatewaySession {
   std::deque<std::vector<std::uint64_t>> backlog;
 
   // Durable order sequence: everything up to checkpoint_sequence is durable once the journal
-  // reaches checkpoint_position; then the next checkpoint is taken at the newest order.
+  // reaches checkpoint_position; then the next checkpoint is taken at the newest order it holds.
   std::uint64_t journal_position = 0;
+  std::uint64_t journal_sequence = 0;
   std::uint64_t checkpoint_sequence = 0;
   std::uint64_t checkpoint_position = 0;
   std::uint64_t durable_sequence = 0;
@@ -134,6 +135,7 @@ class Gateway::Receiver final : public ReportSink {
   void housekeep() noexcept;
   void beat() noexcept;
   void trouble(GatewaySession& session, Status status) noexcept;
+  void send_failed(GatewaySession& session, Status status) noexcept;
   void fail(GatewaySession& session, const std::string& cause) noexcept;
   void unwatch(const GatewaySession& session) noexcept;
   [[nodiscard]] std::uint64_t now_ns() noexcept {

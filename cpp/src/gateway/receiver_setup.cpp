@@ -83,7 +83,8 @@ void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
   session.next_order_sequence = recovered.next_order_sequence;
   session.next_report_sequence = recovered.next_report_sequence;
   // What recovery read is on disk: the journal synced it when it was opened.
-  session.checkpoint_sequence = session.durable_sequence = recovered.next_order_sequence - 1;
+  session.checkpoint_sequence = session.durable_sequence = session.journal_sequence =
+      recovered.next_order_sequence - 1;
 }
 
 GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, std::uint32_t index) {
@@ -189,6 +190,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   publish(session);
   watched_.erase(at);
   watches_.erase(watches_.begin() + static_cast<std::ptrdiff_t>(index));
+  if (index < beat_cursor_) --beat_cursor_;  // nobody's beat is skipped
   std::erase(dirty_, &session);
   std::erase(backlogged_, &session);
   session.dirty = false;
@@ -200,7 +202,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
 
 void Gateway::Receiver::set_halted(bool halted, Reason reason) noexcept {
   halted_ = halted;
-  halt_reason_ = halted ? reason : Reason::kNone;
+  halt_reason_ = !halted ? Reason::kNone : reason == Reason::kNone ? Reason::kHalted : reason;
   for (GatewaySession* session : watched_) publish(*session);
 }
 
@@ -247,7 +249,7 @@ void Gateway::Receiver::housekeep() noexcept {
     if (journal_ != nullptr) counters_.journal_records.set(journal_->last_position());
     for (GatewaySession* session : watched_) {
       if (session->failure.empty() && !ok(session->link->transport().progress())) {
-        fail(*session, "transport failed: " + session->link->transport().failure());
+        send_failed(*session, Status::kTransport);
       }
     }
   }

@@ -7,16 +7,17 @@ namespace rdmaorder {
 static_assert(Link::kBatchBytes >= wire::kSlotBytesMax);
 
 bool Link::refresh_credit(ring::Lane lane) noexcept {
-  (void)
-      refresh_peer();  // a torn line is read again at the next call; a corrupt one gives no credit
+  // A torn line is read again at the next call; a corrupt one gives no credit.
+  (void)refresh_peer();
   return writer_.has_credit(lane);
 }
 
 Status Link::refresh_peer() noexcept {
+  if (corrupt_) return Status::kCorrupt;
   const Status status = peer_.refresh();
   if (!ok(status)) return status;
-  const Status credit = writer_.on_consumed(peer_.latest().consumed);
-  return ok(credit) ? Status::kOk : credit;
+  corrupt_ = !ok(writer_.on_consumed(peer_.latest().consumed));
+  return corrupt_ ? Status::kCorrupt : Status::kOk;
 }
 
 std::uint32_t Link::send_batch(ring::Lane lane, const std::uint64_t* slots, std::uint32_t count,
@@ -31,7 +32,7 @@ std::uint32_t Link::send_batch(ring::Lane lane, const std::uint64_t* slots, std:
     if (writer_.credit_count(lane) < run) refresh_credit(lane);
     run = std::min(run, writer_.credit_count(lane));
     if (run == 0) {
-      *status = Status::kFull;
+      *status = corrupt_ ? Status::kCorrupt : Status::kFull;
       break;
     }
     std::memcpy(staging_, slots + std::size_t{sent} * slot_words, std::size_t{run} * slot_bytes);

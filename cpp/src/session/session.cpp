@@ -10,7 +10,12 @@ Status Session::send_failed(Status status) noexcept {
     ++counts_.full;
     return status;
   }
-  fail(LinkState::kDead, "transport failed: " + link_.transport().failure());
+  if (status == Status::kCorrupt) {
+    fail(LinkState::kDead, "the gateway's status line claims sequence " +
+                               std::to_string(link_.peer().consumed) + ", which was never written");
+  } else {
+    fail(LinkState::kDead, "transport failed: " + link_.transport().failure());
+  }
   return Status::kTransport;
 }
 
@@ -53,7 +58,7 @@ std::uint32_t Session::try_send_batch(const std::uint64_t* slots, std::uint32_t 
   if (sent < count) {
     if (*status == Status::kFull) {
       ++counts_.full;
-    } else if (*status == Status::kTransport) {
+    } else if (*status == Status::kTransport || *status == Status::kCorrupt) {
       *status = send_failed(*status);
     } else {
       ++counts_.refused;
@@ -138,6 +143,7 @@ std::uint32_t Session::poll_slots(std::uint64_t* out, std::uint32_t max_count) n
 void Session::after_poll(std::uint32_t delivered, Status status) noexcept {
   counts_.reports += delivered;
   if (RDMAORDER_LIKELY(status == Status::kEmpty && delivered == 0)) {
+    torn_since_ticks_ = 0;
     if (link_.unpublished_count() != 0) publish();
     if ((++idle_polls_ & (kIdlePollsPerCheck - 1)) == 0) check_link_at(ticks());
     return;
@@ -148,7 +154,7 @@ void Session::after_poll(std::uint32_t delivered, Status status) noexcept {
                                std::to_string(link_.reader().next_sequence()) + " is lost");
   } else if (status == Status::kTorn) {
     const std::uint64_t now = ticks();
-    if (torn_since_ticks_ == 0) torn_since_ticks_ = now;
+    if (torn_since_ticks_ == 0 || delivered != 0) torn_since_ticks_ = now;  // of this report
     if (rate_.to_ns(now - torn_since_ticks_) > config_.torn_timeout_ns) {
       fail(LinkState::kDead, "report " + std::to_string(link_.reader().next_sequence()) +
                                  " stayed torn: its CRC does not match its contents");
