@@ -1,0 +1,98 @@
+// What is refused before the device is asked, each with the name, the value and the remedy.
+#include "rdmaorder/error.hpp"
+#include "transport/verbs/verbs_link.hpp"
+
+namespace rdmaorder::transport {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::kConfig, message); }
+
+void require_range(const char* name, std::uint64_t value, std::uint64_t low, std::uint64_t high) {
+  if (value >= low && value <= high) return;
+  refuse(std::string(name) + " = " + std::to_string(value) + " is outside " + std::to_string(low) +
+         " .. " + std::to_string(high));
+}
+
+}  // namespace
+
+void validate_config(const VerbsConfig& config, const memory::Window& window) {
+  if (!window || window.bytes() % 8 != 0) refuse("the window to register is empty");
+  if (config.retry_count == 7) {
+    refuse(
+        "retry_count = 7 means \"for ever\" on soft-RoCE, so that a dead peer would never be seen; "
+        "use 1 .. 6");
+  }
+  if (config.rnr_retry_count == 7) refuse("rnr_retry_count = 7 means \"for ever\"; use 0 .. 6");
+  require_range("retry_count", config.retry_count, 1, 6);
+  require_range("rnr_retry_count", config.rnr_retry_count, 0, 6);
+  require_range("timeout_exponent", config.timeout_exponent, 1, 31);
+  require_range("service_level", config.service_level, 0, 15);
+  require_range("depth", config.depth, 2, 1U << 20);
+  require_range("signal_interval", config.signal_interval, 1, config.depth / 2);
+  require_range("max_put_bytes", config.max_put_bytes, 4096, 1U << 26);
+  if (config.max_put_bytes % 8 != 0) refuse("max_put_bytes is no multiple of 8");
+  if (config.mtu_bytes != 0 && !mtu_of_bytes(config.mtu_bytes)) {
+    refuse("mtu_bytes = " + std::to_string(config.mtu_bytes) +
+           " is none of 256, 512, 1024, 2048, 4096");
+  }
+}
+
+void validate_limits(const VerbsConfig& config, const VerbsDevice& device, const VerbsPort& port,
+                     const memory::Window& window) {
+  const auto limit = [&](const char* name, std::uint64_t asked, std::uint64_t most) {
+    if (asked <= most) return;
+    refuse(std::string(name) + " " + std::to_string(asked) + " is beyond the " +
+           std::to_string(most) + " that " + device.name + " port " + std::to_string(port.number) +
+           " takes; use a smaller one");
+  };
+  limit("depth", config.depth, device.max_depth);
+  limit("depth + 2 completions", config.depth + 2ULL, device.max_completions);
+  limit("max_put_bytes", config.max_put_bytes, port.max_message_bytes);
+  limit("window of bytes", window.bytes(), device.max_region_bytes);
+  if (config.mtu_bytes > port.mtu_bytes) {
+    refuse("mtu_bytes = " + std::to_string(config.mtu_bytes) + ", but " + device.name + " port " +
+           std::to_string(port.number) + " has an active MTU of " + std::to_string(port.mtu_bytes) +
+           "; raise the MTU of its network interface (4200 for 4096) and of the switch, or ask for "
+           "less");
+  }
+}
+
+void validate_remote(const Endpoint& endpoint, const VerbsAddress& remote) {
+  const auto bad = [](const std::string& what) {
+    throw Error(ErrorKind::kHandshake, "the peer's RDMA address is invalid: " + what);
+  };
+  if (remote.qp_number > kVerbsNumberMax || remote.packet_sequence > kVerbsNumberMax) {
+    bad("queue pair number and packet sequence have 24 bits");
+  }
+  if (remote.window_bytes < 8 || remote.window_address % 8 != 0 ||
+      remote.window_address + remote.window_bytes < remote.window_address) {
+    bad("window of " + std::to_string(remote.window_bytes) + " bytes is empty, unaligned or wraps");
+  }
+  if (!mtu_of_bytes(remote.mtu_bytes)) {
+    bad("MTU " + std::to_string(remote.mtu_bytes) + " is none of 256, 512, 1024, 2048, 4096");
+  }
+  const std::string own_end = endpoint.known.device + " (" + endpoint.known.link_layer + ")";
+  if (remote.link_layer != endpoint.port.link_layer) {
+    throw Error(ErrorKind::kTransport,
+                own_end +
+                    " and the peer are on different fabrics, InfiniBand and Ethernet (RoCE): "
+                    "name a device of the peer's fabric with device=");
+  }
+  if (remote.link_layer == LinkLayer::kInfiniBand) {
+    if (remote.lid == 0) bad("an InfiniBand peer without LID; is a subnet manager running?");
+  } else if (is_mapped_v4(remote.gid) != is_mapped_v4(endpoint.gid.raw)) {
+    throw Error(ErrorKind::kTransport,
+                "GIDs " + endpoint.gid.text + " (" + own_end + ") and " + gid_text(remote.gid) +
+                    " (peer) are of different IP versions; connect through an address of the other "
+                    "version, or name gid_index=");
+  }
+  const std::uint32_t asked = endpoint.config.mtu_bytes;
+  if (asked > remote.mtu_bytes) {
+    throw Error(ErrorKind::kTransport,
+                "mtu_bytes = " + std::to_string(asked) + " was asked for, the peer takes " +
+                    std::to_string(remote.mtu_bytes) +
+                    "; raise the MTU of the peer's interface or leave mtu out");
+  }
+}
+
+}  // namespace rdmaorder::transport

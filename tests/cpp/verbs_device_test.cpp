@@ -1,0 +1,228 @@
+// The verbs transport over real devices: soft-RoCE in the test machine, or hardware. Skipped, with
+// the reason, where there is none. With two devices the ends are on different ones, so that packets
+// cross a wire; with one the device talks to itself.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "rdmaorder/error.hpp"
+#include "transport_conformance.hpp"
+#include "verbs_pair.hpp"
+
+namespace rdmaorder::transport {
+namespace {
+
+using namespace ring_support;
+
+struct Devices {
+  VerbsConfig near, far;
+  std::string absent;  ///< why there are none
+
+  static Devices find() {
+    Devices found;
+    try {
+      for (const VerbsDevice& device : list_verbs_devices()) {
+        if (device.ports.empty() || !device.ports.front().active) continue;
+        if (found.near.device.empty()) found.near.device = device.name;
+        found.far.device = device.name;
+        if (found.far.device != found.near.device) break;
+      }
+    } catch (const Error& error) {
+      found.absent = error.what();
+      return found;
+    }
+    if (found.near.device.empty()) found.absent = "no RDMA device with an active first port here";
+    return found;
+  }
+};
+
+struct RealVerbs {
+  Devices devices = Devices::find();
+  std::optional<VerbsPair> pair;
+
+  TransportEndpoint make(std::uint64_t window_bytes) { return make_with(window_bytes, {}); }
+  TransportEndpoint make_with(std::uint64_t window_bytes, VerbsPost post) {
+    devices.near.post = post;
+    pair.emplace(VerbsPair::make(verbs_api(), devices.near, devices.far, window_bytes));
+    return {std::move(pair->near_end), pair->far_window.words(), pair->far_window.bytes()};
+  }
+  [[nodiscard]] std::string absent() const { return devices.absent; }
+};
+struct RealVerbsWorkRequest : RealVerbs {
+  TransportEndpoint make(std::uint64_t window_bytes) {
+    return make_with(window_bytes, VerbsPost::kWorkRequest);
+  }
+};
+
+INSTANTIATE_TYPED_TEST_SUITE_P(VerbsDevice, TransportConformance, RealVerbs);
+INSTANTIATE_TYPED_TEST_SUITE_P(VerbsDeviceWr, TransportConformance, RealVerbsWorkRequest);
+
+class VerbsDeviceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!devices_.absent.empty()) GTEST_SKIP() << devices_.absent;
+  }
+  VerbsPair make() { return VerbsPair::make(verbs_api(), devices_.near, devices_.far); }
+  /// The error text of an attempt, empty when it succeeds.
+  std::string refusal(const VerbsConfig& config) {
+    const memory::Window window = make_window(4096);
+    try {
+      (void)VerbsEndpoint::open(config, window);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return {};
+  }
+  /// What the kernel counts: queue pairs, regions, completion queues, protection domains, contexts.
+  static std::string resources() {
+    std::string text;
+    FILE* tool = popen("rdma resource show 2>/dev/null", "r");
+    if (tool == nullptr) return text;
+    char line[512];
+    while (fgets(line, sizeof line, tool) != nullptr) text += line;
+    pclose(tool);
+    return text;
+  }
+  Devices devices_ = Devices::find();
+};
+
+TEST_F(VerbsDeviceTest, LeavesNoResourceBehind) {
+  const std::string before = resources();
+  if (before.empty()) GTEST_SKIP() << "the rdma tool (iproute2) is not here";
+  {
+    VerbsPair pair = make();
+    const std::uint64_t value = 1;
+    ASSERT_EQ(pair.near_end->put(0, &value, 8), Status::kOk);
+    EXPECT_NE(resources(), before) << "the count must see what is there";
+    pair.near_end->close();
+    ASSERT_EQ(pair.far_end->fence(), Status::kOk);
+  }
+  {
+    const memory::Window window = make_window(4096);
+    (void)VerbsEndpoint::open(devices_.near, window);  // never connected
+  }
+  EXPECT_EQ(resources(), before);
+}
+
+TEST_F(VerbsDeviceTest, DeliversTheLastPutBeforeItCloses) {
+  for (int round = 0; round < 20; ++round) {
+    VerbsPair pair = make();
+    for (std::uint64_t value = 1; value <= 10; ++value) {
+      ASSERT_EQ(pair.near_end->put(0, &value, 8), Status::kOk);
+    }
+    pair.near_end->close();
+    EXPECT_TRUE(eventually([&] { return load_acquire(pair.far_window.words()) == 10; }));
+  }
+}
+
+TEST_F(VerbsDeviceTest, FenceKeepsLaterWritesOutAndTellsTheWriter) {
+  VerbsPair pair = make();
+  std::uint64_t value = 1;
+  ASSERT_EQ(pair.near_end->put(0, &value, 8), Status::kOk);
+  ASSERT_TRUE(eventually([&] { return load_acquire(pair.far_window.words()) == 1; }));
+  ASSERT_EQ(pair.far_end->fence(), Status::kOk);
+  ASSERT_EQ(pair.far_end->fence(), Status::kOk);
+  ASSERT_EQ(pair.far_end->put(64, &value, 8), Status::kOk) << "the fencing side still writes";
+  EXPECT_TRUE(eventually([&] { return load_acquire(pair.near_window.words() + 8) == 1; }));
+  value = 2;
+  (void)pair.near_end->put(0, &value, 8);
+  ASSERT_TRUE(fails_eventually(*pair.near_end));
+  EXPECT_EQ(load_acquire(pair.far_window.words()), 1U);
+  EXPECT_NE(pair.near_end->failure().find("fence"), std::string::npos) << pair.near_end->failure();
+  EXPECT_TRUE(fails_eventually(*pair.far_end))
+      << "its queue pair is broken, and it has nothing to send";
+}
+
+TEST_F(VerbsDeviceTest, AWriteWithAWrongKeyBreaksBothEndsAndEachSaysWhy) {
+  const memory::Window near_window = make_window(4096), far_window = make_window(4096);
+  auto near_endpoint = VerbsEndpoint::open(devices_.near, near_window);
+  auto far_endpoint = VerbsEndpoint::open(devices_.far, far_window);
+  VerbsAddress wrong = far_endpoint->local();
+  wrong.window_key ^= 0x5A00;
+  const VerbsAddress near_address = near_endpoint->local();
+  auto near_end = VerbsEndpoint::connect(std::move(near_endpoint), wrong);
+  auto far_end = VerbsEndpoint::connect(std::move(far_endpoint), near_address);
+  const std::uint64_t value = 1;
+  ASSERT_EQ(near_end->put(0, &value, 8), Status::kOk);
+  ASSERT_TRUE(fails_eventually(*near_end));
+  EXPECT_NE(near_end->failure().find("refused the key or the address"), std::string::npos)
+      << near_end->failure();
+  ASSERT_TRUE(fails_eventually(*far_end)) << "no event tells it on soft-RoCE: the tripwire does";
+  EXPECT_NE(far_end->failure(), "");
+  EXPECT_EQ(load_acquire(far_window.words()), 0U);
+}
+
+TEST_F(VerbsDeviceTest, ADeadPeerIsSeenAfterTheRetriesWithoutAnotherPut) {
+  devices_.near.timeout_exponent = 12;
+  devices_.near.retry_count = 1;
+  VerbsPair pair = make();
+  pair.far_end.reset();
+  const std::uint64_t value = 1;
+  ASSERT_EQ(pair.near_end->put(0, &value, 8), Status::kOk);
+  ASSERT_TRUE(fails_eventually(*pair.near_end));
+  EXPECT_NE(pair.near_end->failure().find("did not acknowledge"), std::string::npos)
+      << pair.near_end->failure();
+  EXPECT_EQ(pair.near_end->put(0, &value, 8), Status::kTransport);
+}
+
+TEST_F(VerbsDeviceTest, ChoosesTheDeviceThatHasTheAddress) {
+  for (const VerbsDevice& device : list_verbs_devices()) {
+    for (const VerbsPort& port : device.ports) {
+      for (const VerbsGid& gid : port.gids) {
+        if (gid.type != "RoCE v2" || is_link_local(gid.raw) || !port.active) continue;
+        VerbsConfig config;
+        config.local_address = gid.text;
+        const memory::Window window = make_window(4096);
+        const VerbsFacts facts = VerbsEndpoint::open(config, window)->facts();
+        EXPECT_EQ(facts.device, device.name);
+        EXPECT_EQ(facts.gid, gid.text);
+        EXPECT_EQ(facts.gid_index, gid.index);
+        EXPECT_EQ(facts.mtu_bytes, port.mtu_bytes);
+      }
+    }
+  }
+}
+
+TEST_F(VerbsDeviceTest, GrantsTheInlineSizeThatWasAskedFor) {
+  devices_.near.inline_bytes = 256;
+  const memory::Window window = make_window(4096);
+  const VerbsFacts facts = VerbsEndpoint::open(devices_.near, window)->facts();
+  EXPECT_GE(facts.inline_bytes, 64U);
+  EXPECT_EQ(facts.depth, 256U);
+}
+
+TEST_F(VerbsDeviceTest, RefusesWhatTheDeviceCannotDo) {
+  const auto devices = list_verbs_devices();
+  VerbsConfig config = devices_.near;
+  config.depth = 1U << 20;
+  if (config.depth + 2 > devices.front().max_completions) {
+    EXPECT_NE(refusal(config).find("is beyond the"), std::string::npos) << refusal(config);
+  }
+  config = devices_.near;
+  config.local_address = "192.0.2.77";
+  EXPECT_EQ(refusal(config), "") << "where the device is named the address is a preference";
+  config.device = "";
+  EXPECT_NE(refusal(config).find("192.0.2.77"), std::string::npos) << refusal(config);
+  config.device = "nosuch0";
+  EXPECT_NE(refusal(config).find("this machine has"), std::string::npos) << refusal(config);
+}
+
+TEST_F(VerbsDeviceTest, SaysWhatToCheckWhenThePeerIsOnAnotherFabric) {
+  const memory::Window window = make_window(4096);
+  auto endpoint = VerbsEndpoint::open(devices_.near, window);
+  VerbsAddress remote = endpoint->local();
+  if (remote.link_layer != LinkLayer::kEthernet || !is_mapped_v4(remote.gid)) {
+    GTEST_SKIP() << "the first device has no IPv4 GID";
+  }
+  remote.gid = parse_gid_address("10.1.0.199")->raw;  // nobody answers for it
+  try {
+    (void)VerbsEndpoint::connect(std::move(endpoint), remote);
+    FAIL() << "connected to nobody";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("10.1.0.199 must be reachable"), std::string::npos)
+        << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace rdmaorder::transport
