@@ -113,11 +113,13 @@ class Session:
         self.released.set()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Link:
     session: Session
     session_index: int
     epoch: int
+    #: Last order sequence applied, once the link was detached.
+    last_sequence: int = 0
 
 
 class Handshake:
@@ -238,7 +240,7 @@ class Handshake:
             try:
                 unattached = Link(session, session_index, 0)
                 if isinstance(channel, TcpChannel):
-                    return await self._attach_rdma(channel, unattached, asked, deadline_s)
+                    return await self._attach_rdma(channel, unattached, asked)
                 return await self._attach_shm(channel, unattached, asked, frame)
             except BaseException:
                 session.free()
@@ -292,10 +294,7 @@ class Handshake:
             raise
         return link
 
-    async def _attach_rdma(
-        self, channel: TcpChannel, unattached: Link, asked: Establish, deadline_s: float
-    ) -> Link:
-        """Ends when the strategy has said Established and the link may be written to."""
+    async def _attach_rdma(self, channel: TcpChannel, unattached: Link, asked: Establish) -> Link:
         session, session_index = unattached.session, unattached.session_index
         endpoint, window = asked.endpoint, asked.remote_window
         assert endpoint is not None
@@ -318,18 +317,29 @@ class Handshake:
             answer["window"] = RemoteWindow.from_map(attached["window"]).as_map()
             answer["endpoint"] = Endpoint.from_map(attached["endpoint"]).as_map()
             await channel.send(protocol.encode_frame(answer))
+        except BaseException:
+            await self.detach(link, drain=True)
+            raise
+        return link
+
+    async def activate(self, channel: Channel, link: Link, deadline_s: float) -> None:
+        """Over RDMA: waits until the strategy says Established, and lets the link be written to.
+        What it raises has ended the link."""
+        if channel.transport != "rdma":
+            return
+        try:
             message = await self._receive_plain(channel, deadline_s, "Established")
             epoch = protocol.established_epoch(message)
             if epoch != link.epoch:
                 raise ProtocolError("BadRequest", f"epoch {epoch} is not this link's, {link.epoch}")
             await self._ask_core(
-                "Establish", lambda: self._core.activate(session_index, link.epoch)
+                "Establish", lambda: self._core.activate(link.session_index, link.epoch)
             )
         except BaseException:
             # With what is in the ring: the strategy may have written before it was lost.
-            await self.detach(link, drain=True)
+            link.last_sequence = await self.detach(link, drain=True)
+            link.session.free()
             raise
-        return link
 
     async def _ask_core(self, step: str, call: Callable[[], _T]) -> _T:
         """Runs ``call`` in the set-up thread; what it raises becomes a refusal of ``step``."""

@@ -206,7 +206,7 @@ class ControlServer:
     async def _shake_hands(self, channel: Channel) -> Link | None:
         """Returns the link, or None after it told the peer and the log why there is none."""
         deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1000
-        step = "Negotiate"
+        step, link = "Negotiate", None
         try:
             if channel.peer_uid is not None and channel.peer_uid not in self._allowed_uids:
                 raise ProtocolError("Credentials", f"uid {channel.peer_uid} is not allowed here")
@@ -214,17 +214,19 @@ class ControlServer:
             session, index = await self._handshake.negotiate(channel, deadline_s)
             step = "Establish"
             link = await self._handshake.establish(channel, session, index, deadline_s)
+            step = "Established"
+            await self._handshake.activate(channel, link, deadline_s)
             self.counters["established"] += 1
             _log.info("control: %s: session %s established", channel.peer, session.name)
             return link
         except ProtocolError as error:
-            await self._refuse(channel, step, error.code, str(error))
+            await self._refuse(channel, step, error.code, str(error), link)
         except _ShuttingDownError as error:
-            await self._refuse(channel, step, "Draining", str(error))
+            await self._refuse(channel, step, "Draining", str(error), link)
         except PeerTooSlowError:
             self.counters["timed_out"] += 1
             text = f"no whole {step} frame within {self._timeout_ms} ms"
-            await self._refuse(channel, step, "BadRequest", text)
+            await self._refuse(channel, step, "BadRequest", text, link)
         except NotTlsError:
             text = "this gateway speaks TLS only; leave tls=off out of the URL and give tls_ca"
             await self._refuse(channel, step, "Credentials", text)
@@ -240,10 +242,18 @@ class ControlServer:
                 _log.warning("control: %s: abandoned at %s: %s", channel.peer, step, error)
         return None
 
-    async def _refuse(self, channel: Channel, step: str, code: str, text: str) -> None:
+    async def _refuse(
+        self, channel: Channel, step: str, code: str, text: str, link: Link | None = None
+    ) -> None:
+        """``link``: one that was acknowledged and has ended; the strategy may be using it."""
         self.counters[f"refused.{code}"] += 1
         _log.warning("control: %s: %s refused, %s: %s", channel.peer, step, code, text)
         reason = {"code": code, "text": text[: protocol.MAX_TEXT_CHARS]}
+        if link is not None:
+            code = "GatewayShutdown" if code == "Draining" else code
+            end = Terminate(code, link.last_sequence, reason["text"])
+            await self._try_send(channel, end.as_message())
+            return
         if step == "Establish":
             await self._try_send(channel, {"type": "EstablishmentReject"} | reason)
             return
