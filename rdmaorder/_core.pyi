@@ -139,6 +139,11 @@ def session_connect(
     suspect_after_ns: int,
     dead_after_ns: int,
     huge_pages: str,
+    session_key: str,
+    tls_ca: str,
+    tls_certificate: str,
+    tls_key: str,
+    tls_name: str,
 ) -> None: ...
 def session_status(core: SessionCore) -> dict[str, Any]: ...
 def session_events(core: SessionCore) -> list[tuple[int, int, int, int, int]]: ...
@@ -175,6 +180,17 @@ class GatewayCore(metaclass=_BoundType):
         next_order_sequence: int,
         next_report_sequence: int,
     ) -> dict[str, Any]: ...
+    def attach_rdma(
+        self,
+        session_index: int,
+        endpoint: dict[str, Any],
+        window: dict[str, int],
+        next_order_sequence: int,
+        next_report_sequence: int,
+        local_address: str,
+        options: dict[str, Any],
+    ) -> dict[str, Any]: ...
+    def activate(self, session_index: int, epoch: int) -> None: ...
     def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]: ...
     def sessions(self) -> list[dict[str, Any]]: ...
     def counters(self) -> dict[str, int]: ...

@@ -121,8 +121,16 @@ def connect(
     suspect_after_s: float = 0.02,
     dead_after_s: float = 2.0,
     huge_pages: str = "try",
+    session_key: str = "",
+    tls_ca: str = "",
+    tls_certificate: str = "",
+    tls_key: str = "",
+    tls_name: str = "",
 ) -> Session:
-    """Connects to the gateway at ``url`` (``shm:///path/to/socket``) and establishes ``session``.
+    """Connects to the gateway at ``url`` and establishes ``session``.
+
+    ``url``: ``shm:///path/to/socket``, or ``rdma://HOST:PORT`` with options after ``?``
+    (``device``, ``port``, ``gid_index``, ``mtu`` …).
 
     ``session``: 1 to 64 characters of ``[A-Za-z0-9_.:-]``; its sequences continue where the gateway
     stands. ``order_slots``, ``report_slots``: ring sizes asked for, powers of two (``status()`` has
@@ -132,7 +140,13 @@ def connect(
     ``dead_after_s``: silence of the gateway's heartbeat after which sends are refused, and after
     which the link is given up.
 
-    Raises ConfigError, SystemFailure (no such socket), ConnectTimeout, HandshakeError, Refused.
+    ``session_key``: hex of the key shared with the gateway, 32 bytes or more; with one, the gateway
+    has to prove that it knows it too. ``tls_ca``, ``tls_certificate``, ``tls_key``: PEM files for
+    ``rdma://``: who signs the gateway's certificate, and the own certificate where the gateway asks
+    for one. ``tls_name``: the name in the gateway's certificate if it is not the host.
+
+    Raises ConfigError, SystemFailure (no such socket), ConnectTimeout, HandshakeError, Refused,
+    TransportError (no RDMA device, no libibverbs …).
     """
     made = Session()
     _core.session_connect(
@@ -150,6 +164,11 @@ def connect(
         suspect_after_ns=_to_ns("suspect_after_s", suspect_after_s),
         dead_after_ns=_to_ns("dead_after_s", dead_after_s),
         huge_pages=_text("huge_pages", huge_pages),
+        session_key=_text("session_key", session_key),
+        tls_ca=_text("tls_ca", tls_ca),
+        tls_certificate=_text("tls_certificate", tls_certificate),
+        tls_key=_text("tls_key", tls_key),
+        tls_name=_text("tls_name", tls_name),
     )
     return made
 

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
+#include "rdmaorder/transport/verbs.hpp"
 #include "session_object.hpp"
 
 namespace rdmaorder::bindings {
@@ -33,7 +34,9 @@ void session_connect(const py::object& core, const std::string& url, const std::
                      std::uint16_t schema_version, std::uint64_t next_sequence,
                      std::uint64_t connect_timeout_ns, std::uint64_t send_timeout_ns,
                      std::uint64_t suspect_after_ns, std::uint64_t dead_after_ns,
-                     const std::string& huge_pages) {
+                     const std::string& huge_pages, const std::string& session_key,
+                     const std::string& tls_ca, const std::string& tls_certificate,
+                     const std::string& tls_key, const std::string& tls_name) {
   SessionConfig config;
   config.connect.url = url;
   config.connect.session = session;
@@ -45,6 +48,11 @@ void session_connect(const py::object& core, const std::string& url, const std::
   config.connect.next_order_sequence = next_sequence;
   config.connect.timeout_ns = connect_timeout_ns;
   config.connect.huge_pages = huge_pages_of(huge_pages);
+  if (!session_key.empty()) config.connect.session_key = control::parse_session_key(session_key);
+  config.connect.tls_ca = tls_ca;
+  config.connect.tls_certificate = tls_certificate;
+  config.connect.tls_key = tls_key;
+  config.connect.tls_name = tls_name;
   config.suspect_after_ns = suspect_after_ns;
   config.dead_after_ns = dead_after_ns;
   auto state = std::make_unique<SessionState>();
@@ -59,12 +67,35 @@ void session_connect(const py::object& core, const std::string& url, const std::
   object_of(core)->state = state.release();
 }
 
+py::dict verbs_facts(const transport::VerbsFacts& facts) {
+  py::dict d;
+  d["device"] = facts.device;
+  d["firmware"] = facts.firmware;
+  d["link_layer"] = facts.link_layer;
+  d["gid"] = facts.gid;
+  d["gid_type"] = facts.gid_type;
+  d["why"] = facts.why;
+  d["post"] = facts.post;
+  d["port"] = facts.port;
+  d["gid_index"] = facts.gid_index;
+  d["numa_node"] = facts.numa_node;
+  d["mtu_bytes"] = facts.mtu_bytes;
+  d["depth"] = facts.depth;
+  d["inline_bytes"] = facts.inline_bytes;
+  d["signal_interval"] = facts.signal_interval;
+  d["max_put_bytes"] = facts.max_put_bytes;
+  d["timeout_ns"] = facts.timeout_ns;
+  d["retry_count"] = facts.retry_count;
+  d["data_in_order"] = facts.data_in_order;
+  return d;
+}
+
 py::dict session_status(const py::object& core) {
   Session& session = *state_of(core).session;
   session.check_link();
   const auto& established = session.established();
   const auto& peer = session.peer();
-  const auto& transport = session.transport_info();
+  const auto& transport = session.transport().info();
   const auto& counts = session.counts();
   const auto& ring = session.reader_counts();
   py::dict d;
@@ -72,6 +103,9 @@ py::dict session_status(const py::object& core) {
   d["cause"] = session.cause();
   d["send_status"] = status_name(session.send_status());
   d["transport"] = transport.name;
+  if (const auto* verbs = dynamic_cast<transport::VerbsTransport*>(&session.transport())) {
+    d["verbs"] = verbs_facts(verbs->facts());
+  }
   d["session_index"] = established.session_index;
   d["gateway_pid"] = established.gateway_pid;
   d["gateway_version"] = established.gateway_version;
@@ -174,7 +208,8 @@ void bind_session(py::module_& m) {
         py::arg("session"), py::arg("order_slots"), py::arg("report_slots"), py::arg("slot_bytes"),
         py::arg("schema_id"), py::arg("schema_version"), py::arg("next_sequence"),
         py::arg("connect_timeout_ns"), py::arg("send_timeout_ns"), py::arg("suspect_after_ns"),
-        py::arg("dead_after_ns"), py::arg("huge_pages"));
+        py::arg("dead_after_ns"), py::arg("huge_pages"), py::arg("session_key"), py::arg("tls_ca"),
+        py::arg("tls_certificate"), py::arg("tls_key"), py::arg("tls_name"));
   m.def("session_status", &session_status, py::arg("core"));
   m.def("session_events", &session_events, py::arg("core"));
   m.def("session_positions", &session_positions, py::arg("core"));

@@ -119,9 +119,8 @@ class Session {
   }
   [[nodiscard]] std::uint32_t slot_bytes() const noexcept { return slot_bytes_; }
   [[nodiscard]] const control::Established& established() const noexcept { return established_; }
-  [[nodiscard]] const transport::Info& transport_info() noexcept {
-    return link_.transport().info();
-  }
+  /// For its facts; its data path stays the session's.
+  [[nodiscard]] transport::Transport& transport() noexcept { return link_.transport(); }
   [[nodiscard]] const ring::ReaderCounts& reader_counts() const noexcept {
     return link_.reader().counts();
   }

@@ -1,4 +1,5 @@
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/rdma_link.hpp"
 #include "rdmaorder/session.hpp"
 #include "rdmaorder/transport/shm.hpp"
 
@@ -44,6 +45,11 @@ const char* link_state_name(LinkState state) noexcept {
 
 std::unique_ptr<Session> Session::connect(const SessionConfig& config) {
   check(config);
+  if (control::parse_url(config.connect.url).scheme == "rdma") {
+    RdmaLinkMaker maker;
+    control::Established established = control::connect(config.connect, &maker);
+    return std::make_unique<Session>(config, std::move(established), maker.take_transport());
+  }
   control::Established established = control::connect(config.connect);
   auto transport = transport::make_shm(std::move(established.order_window));
   return std::make_unique<Session>(config, std::move(established), std::move(transport));

@@ -1,0 +1,37 @@
+// Where control plane and verbs meet: the addresses one exchanges are those the other connects
+// with. Neither includes the other; session and gateway use this.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "rdmaorder/control.hpp"
+#include "rdmaorder/transport/verbs.hpp"
+
+namespace rdmaorder {
+
+/// Settings of an rdma:// URL (control::Url::options) for the verbs transport. Options that are not
+/// given keep the defaults of VerbsConfig; those of TLS are skipped.
+transport::VerbsConfig verbs_config(const std::map<std::string, std::string>& options,
+                                    const std::string& local_address);
+
+control::Endpoint to_endpoint(const transport::VerbsAddress& address);
+transport::VerbsAddress to_verbs_address(const control::Endpoint& endpoint,
+                                         std::uint64_t window_address, std::uint32_t window_key,
+                                         std::uint64_t window_bytes);
+
+/// Strategy side of an RDMA link while control::connect runs.
+class RdmaLinkMaker final : public control::LinkMaker {
+ public:
+  control::LinkOffer offer(const control::LinkTerms& terms) override;
+  void accept(const control::LinkAnswer& answer) override;
+  /// The connected transport, after connect() returned.
+  std::unique_ptr<transport::Transport> take_transport() { return std::move(transport_); }
+
+ private:
+  std::unique_ptr<transport::VerbsEndpoint> endpoint_;
+  std::unique_ptr<transport::Transport> transport_;
+};
+
+}  // namespace rdmaorder
