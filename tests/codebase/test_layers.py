@@ -35,6 +35,7 @@ TOP_HEADERS = {
     "handler": "gateway",
     "journal_reader": "journal",
     "link": "link",
+    "rdma_link": "link",
 }
 
 
@@ -44,7 +45,7 @@ def layer_of(path: Path) -> str:
     if parts[0] == "bindings":
         return "bindings"
     parts = parts[1:] if parts[0] == "src" else parts[2:]
-    if parts == ("session", "link.cpp"):
+    if parts in {("session", "link.cpp"), ("session", "rdma_link.cpp")}:
         return "link"
     return TOP_HEADERS[path.stem] if len(parts) == 1 else parts[0]
 
