@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -111,6 +112,8 @@ class FakeVerbs {
   ~FakeVerbs() {
     stop_ = true;
     if (thread_.joinable()) thread_.join();
+    // What a test made refuse its release.
+    for (const auto& [object, free] : live_) free();
     current() = nullptr;
   }
   FakeVerbs(const FakeVerbs&) = delete;
@@ -198,7 +201,7 @@ class FakeVerbs {
   }
   template <class T>
   static T* born(T* object) {
-    self().live_.insert(object);
+    self().live_[object] = [object] { delete object; };
     return object;
   }
   template <class T>
@@ -294,7 +297,7 @@ class FakeVerbs {
   std::thread thread_;
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
-  std::set<void*> live_;
+  std::map<void*, std::function<void()>> live_;
   std::set<FakeContext*> contexts_;
   std::map<std::uint32_t, FakeQp*> qps_;
   std::map<std::uint32_t, FakeMr*> mrs_;

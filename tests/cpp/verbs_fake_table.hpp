@@ -77,7 +77,8 @@ inline VerbsApi FakeVerbs::api() {
     *count = static_cast<int>(self().devices.size());
     auto** list = new ibv_device*[self().devices.size() + 1]();
     for (std::size_t i = 0; i < self().devices.size(); ++i) list[i] = &self().devices[i]->base;
-    return born(list);
+    self().live_[list] = [list] { delete[] list; };
+    return list;
   };
   api.free_device_list = [](ibv_device** list) {
     EXPECT_EQ(self().live_.erase(list), 1U);

@@ -33,9 +33,9 @@ namespace rdmaorder::transport {
 
 /// How WRITEs are handed to the provider.
 enum class VerbsPost : std::uint8_t {
-  kAuto,         ///< what was measured faster for this provider
+  kAuto,         ///< ibv_post_send: on soft-RoCE ibv_wr was not measurably faster
   kPostSend,     ///< ibv_post_send
-  kWorkRequest,  ///< ibv_wr_start … ibv_wr_complete; kConfig where the provider has none
+  kWorkRequest,  ///< ibv_wr_start … ibv_wr_complete; an error where the provider has none
 };
 
 /// Which device and how. Zero or empty: chosen, and reported by VerbsFacts.
