@@ -16,27 +16,25 @@ namespace py = pybind11;
 namespace {
 
 template <class Value>
-Value choose(const char *what, const std::string &text,
-             std::initializer_list<std::pair<const char *, Value>> values) {
+Value choose(const char* what, const std::string& text,
+             std::initializer_list<std::pair<const char*, Value>> values) {
   std::string names;
-  for (const auto &[name, value] : values) {
-    if (text == name)
-      return value;
+  for (const auto& [name, value] : values) {
+    if (text == name) return value;
     names += std::string(names.empty() ? "\"" : ", \"") + name + "\"";
   }
-  throw Error(ErrorKind::kConfig, std::string(what) + " must be one of " +
-                                      names + ", not \"" + text + "\"");
+  throw Error(ErrorKind::kConfig,
+              std::string(what) + " must be one of " + names + ", not \"" + text + "\"");
 }
 
 /// Settings arrive as a dict with the field names and units of
 /// rdmaorder.gateway.GatewayConfig.
 template <class Value>
-void take(const py::dict &settings, const char *name, Value &value) {
-  if (settings.contains(name))
-    value = settings[name].cast<Value>();
+void take(const py::dict& settings, const char* name, Value& value) {
+  if (settings.contains(name)) value = settings[name].cast<Value>();
 }
 
-GatewayConfig gateway_config(const py::dict &d) {
+GatewayConfig gateway_config(const py::dict& d) {
   GatewayConfig config;
   std::string idle = "spin";
   std::string huge_pages = "try";
@@ -56,32 +54,30 @@ GatewayConfig gateway_config(const py::dict &d) {
                                      {{"spin", IdleStrategy::kSpin},
                                       {"yield", IdleStrategy::kYield},
                                       {"backoff", IdleStrategy::kBackoff}});
-  config.huge_pages =
-      choose<memory::HugePages>("huge_pages", huge_pages,
-                                {{"off", memory::HugePages::kOff},
-                                 {"try", memory::HugePages::kTry},
-                                 {"require", memory::HugePages::kRequire}});
+  config.huge_pages = choose<memory::HugePages>("huge_pages", huge_pages,
+                                                {{"off", memory::HugePages::kOff},
+                                                 {"try", memory::HugePages::kTry},
+                                                 {"require", memory::HugePages::kRequire}});
   return config;
 }
 
-journal::Config journal_config(const py::dict &d) {
+journal::Config journal_config(const py::dict& d) {
   journal::Config config;
   std::string sync = "interval";
   take(d, "journal", config.directory);
   take(d, "segment_bytes", config.segment_bytes);
   take(d, "sync_interval_ns", config.sync_interval_ns);
   take(d, "sync", sync);
-  config.sync =
-      choose<journal::SyncPolicy>("sync", sync,
-                                  {{"none", journal::SyncPolicy::kNone},
-                                   {"interval", journal::SyncPolicy::kInterval},
-                                   {"batch", journal::SyncPolicy::kBatch}});
+  config.sync = choose<journal::SyncPolicy>("sync", sync,
+                                            {{"none", journal::SyncPolicy::kNone},
+                                             {"interval", journal::SyncPolicy::kInterval},
+                                             {"batch", journal::SyncPolicy::kBatch}});
   return config;
 }
 
 class GatewayCore {
-public:
-  GatewayCore(const py::dict &settings, const py::object &handler)
+ public:
+  GatewayCore(const py::dict& settings, const py::object& handler)
       : cancel_reserve_(gateway_config(settings).cancel_reserve_count) {
     const GatewayConfig config = gateway_config(settings);
     std::unique_ptr<Handler> native = make_handler(settings, handler);
@@ -92,28 +88,24 @@ public:
     if (!journal.directory.empty()) {
       writer = journal::Writer::open(journal, std::ref(recovery), &recovered_);
     }
-    gateway_ = std::make_unique<Gateway>(
-        config, std::move(native), std::move(writer), recovery.sessions());
+    gateway_ = std::make_unique<Gateway>(config, std::move(native), std::move(writer),
+                                         recovery.sessions());
     const monitor::Counter errors = gateway_->counters().make("handler_errors");
     links_failed_ = gateway_->counters().make("links_failed");
-    if (python_handler_ != nullptr)
-      python_handler_->count_errors_in(errors);
+    if (python_handler_ != nullptr) python_handler_->count_errors_in(errors);
   }
   ~GatewayCore() {
-    const py::gil_scoped_release
-        release; // the receiver may be waiting for the GIL
+    const py::gil_scoped_release release;  // the receiver may be waiting for the GIL
     gateway_.reset();
   }
-  GatewayCore(const GatewayCore &) = delete;
-  GatewayCore &operator=(const GatewayCore &) = delete;
+  GatewayCore(const GatewayCore&) = delete;
+  GatewayCore& operator=(const GatewayCore&) = delete;
 
-  py::dict open_session(const std::string &name, std::uint32_t slot_bytes,
-                        std::uint32_t order_slot_count,
-                        std::uint32_t report_slot_count,
+  py::dict open_session(const std::string& name, std::uint32_t slot_bytes,
+                        std::uint32_t order_slot_count, std::uint32_t report_slot_count,
                         std::uint16_t schema_id, std::uint16_t schema_version) {
-    SessionRequest request{
-        name,      slot_bytes,    order_slot_count, report_slot_count,
-        schema_id, schema_version};
+    SessionRequest request{name,      slot_bytes,    order_slot_count, report_slot_count,
+                           schema_id, schema_version};
     SessionGrant grant;
     {
       const py::gil_scoped_release release;
@@ -127,32 +119,25 @@ public:
     d["slot_bytes"] = slot_bytes;
     d["order_slot_count"] = grant.order_slot_count;
     d["report_slot_count"] = grant.report_slot_count;
-    d["cancel_reserve_count"] =
-        std::min(cancel_reserve_, grant.order_slot_count - 1);
+    d["cancel_reserve_count"] = std::min(cancel_reserve_, grant.order_slot_count - 1);
     d["heartbeat_interval_ns"] = gateway_->config().heartbeat_interval_ns;
     return d;
   }
 
-  py::dict attach_shm(std::uint32_t session_index, int report_fd,
-                      const py::dict &report_window,
-                      std::uint64_t next_order_sequence,
-                      std::uint64_t /*next_report_sequence*/) {
-    AttachRequest request =
-        attach_request(session_index, report_window, next_order_sequence);
+  py::dict attach_shm(std::uint32_t session_index, int report_fd, const py::dict& report_window,
+                      std::uint64_t next_order_sequence, std::uint64_t /*next_report_sequence*/) {
+    AttachRequest request = attach_request(session_index, report_window, next_order_sequence);
     AttachResult result;
     {
       const py::gil_scoped_release release;
-      if (!request.report_geometry.is_valid())
-        refuse_geometry();
+      if (!request.report_geometry.is_valid()) refuse_geometry();
       memory::UniqueFd fd(fcntl(report_fd, F_DUPFD_CLOEXEC, 0));
-      if (!fd)
-        throw_errno("duplicate", "the report window's descriptor", errno);
+      if (!fd) throw_errno("duplicate", "the report window's descriptor", errno);
       try {
-        request.transport = transport::make_shm(memory::Window::map_peer(
-            std::move(fd), request.report_geometry.window_bytes()));
-      } catch (const Error &error) {
-        throw Error(ErrorKind::kRefused, error.what(), error.error_number(),
-                    "BadWindow");
+        request.transport = transport::make_shm(
+            memory::Window::map_peer(std::move(fd), request.report_geometry.window_bytes()));
+      } catch (const Error& error) {
+        throw Error(ErrorKind::kRefused, error.what(), error.error_number(), "BadWindow");
       }
       result = gateway_->attach(std::move(request));
     }
@@ -161,15 +146,12 @@ public:
     return d;
   }
 
-  py::dict attach_rdma(std::uint32_t session_index, const py::dict &endpoint,
-                       const py::dict &window,
-                       std::uint64_t next_order_sequence,
-                       std::uint64_t /*next_report_sequence*/,
-                       const std::string &local_address,
-                       const std::map<std::string, std::string> &options) {
-    AttachRequest request =
-        attach_request(session_index, window, next_order_sequence);
-    request.hold = true; // until the strategy's queue pair can receive
+  py::dict attach_rdma(std::uint32_t session_index, const py::dict& endpoint,
+                       const py::dict& window, std::uint64_t next_order_sequence,
+                       std::uint64_t /*next_report_sequence*/, const std::string& local_address,
+                       const std::map<std::string, std::string>& options) {
+    AttachRequest request = attach_request(session_index, window, next_order_sequence);
+    request.hold = true;  // until the strategy's queue pair can receive
     control::Endpoint peer;
     take(endpoint, "qp_number", peer.qp_number);
     take(endpoint, "packet_sequence", peer.packet_sequence);
@@ -177,23 +159,22 @@ public:
     take(endpoint, "mtu_bytes", peer.mtu_bytes);
     const auto gid = endpoint["gid"].cast<std::string>();
     if (gid.size() != peer.gid.size()) {
-      throw Error(ErrorKind::kRefused,
-                  "a GID has 16 bytes, not " + std::to_string(gid.size()), 0,
+      throw Error(ErrorKind::kRefused, "a GID has 16 bytes, not " + std::to_string(gid.size()), 0,
                   "BadEndpoint");
     }
     std::memcpy(peer.gid.data(), gid.data(), gid.size());
-    const transport::VerbsAddress remote =
-        to_verbs_address(peer, window["address"].cast<std::uint64_t>(),
-                         window["key"].cast<std::uint32_t>(),
-                         window["bytes"].cast<std::uint64_t>());
-    const transport::VerbsConfig config = verbs_config(options, local_address);
+    const transport::VerbsAddress remote = to_verbs_address(
+        peer, window["address"].cast<std::uint64_t>(), window["key"].cast<std::uint32_t>(),
+        window["bytes"].cast<std::uint64_t>());
+    std::map<std::string, std::string> texts;  // numbers come as int
+    for (const auto& [key, value] : options) texts[py::str(key)] = py::str(value);
+    const transport::VerbsConfig config = verbs_config(texts, local_address);
     transport::VerbsAddress local;
     AttachResult result;
     {
       const py::gil_scoped_release release;
-      if (!request.report_geometry.is_valid())
-        refuse_geometry();
-      request.connect = [&](const memory::Window &order_window) {
+      if (!request.report_geometry.is_valid()) refuse_geometry();
+      request.connect = [&](const memory::Window& order_window) {
         auto own = transport::VerbsEndpoint::open(config, order_window);
         local = own->local();
         return transport::VerbsEndpoint::connect(std::move(own), remote);
@@ -203,8 +184,7 @@ public:
     py::dict answer;
     answer["qp_number"] = local.qp_number;
     answer["packet_sequence"] = local.packet_sequence;
-    answer["gid"] = py::bytes(reinterpret_cast<const char *>(local.gid.data()),
-                              local.gid.size());
+    answer["gid"] = py::bytes(reinterpret_cast<const char*>(local.gid.data()), local.gid.size());
     answer["lid"] = local.lid;
     answer["mtu_bytes"] = local.mtu_bytes;
     py::dict d = attach_answer(result);
@@ -217,14 +197,12 @@ public:
   void activate(std::uint32_t session_index, std::uint64_t epoch) {
     const py::gil_scoped_release release;
     if (!gateway_->activate(session_index, epoch)) {
-      throw Error(ErrorKind::kRefused,
-                  "the link that was made is gone; establish again", 0,
+      throw Error(ErrorKind::kRefused, "the link that was made is gone; establish again", 0,
                   "SessionBlocked");
     }
   }
 
-  py::dict detach(std::uint32_t session_index, std::uint64_t epoch,
-                  bool drain) {
+  py::dict detach(std::uint32_t session_index, std::uint64_t epoch, bool drain) {
     DetachResult result;
     {
       const py::gil_scoped_release release;
@@ -243,7 +221,7 @@ public:
       views = gateway_->sessions();
     }
     py::list list;
-    for (const SessionView &view : views) {
+    for (const SessionView& view : views) {
       py::dict d;
       d["name"] = view.name;
       d["session_index"] = view.session_index;
@@ -261,20 +239,16 @@ public:
 
   py::dict counters() const {
     py::dict d;
-    for (const auto &[name, value] : gateway_->counters().snapshot())
-      d[py::str(name)] = value;
+    for (const auto& [name, value] : gateway_->counters().snapshot()) d[py::str(name)] = value;
     return d;
   }
 
-  [[nodiscard]] std::uint64_t links_failed() const {
-    return links_failed_.get();
-  }
+  [[nodiscard]] std::uint64_t links_failed() const { return links_failed_.get(); }
 
   py::dict journal_state() const {
     py::dict d;
-    journal::Writer *writer = gateway_->journal_writer();
-    if (writer == nullptr)
-      return d;
+    journal::Writer* writer = gateway_->journal_writer();
+    if (writer == nullptr) return d;
     d["last_position"] = writer->last_position();
     d["durable_position"] = writer->durable_position();
     d["last_error"] = writer->last_error();
@@ -304,13 +278,11 @@ public:
     gateway_->stop();
   }
   [[nodiscard]] std::string handler_error() const {
-    return python_handler_ == nullptr ? std::string()
-                                      : python_handler_->last_error();
+    return python_handler_ == nullptr ? std::string() : python_handler_->last_error();
   }
 
-private:
-  static AttachRequest attach_request(std::uint32_t session_index,
-                                      const py::dict &report_window,
+ private:
+  static AttachRequest attach_request(std::uint32_t session_index, const py::dict& report_window,
                                       std::uint64_t next_order_sequence) {
     AttachRequest request;
     request.session_index = session_index;
@@ -321,10 +293,9 @@ private:
     return request;
   }
   [[noreturn]] static void refuse_geometry() {
-    throw Error(ErrorKind::kRefused,
-                "the report ring's geometry is out of range", 0, "BadWindow");
+    throw Error(ErrorKind::kRefused, "the report ring's geometry is out of range", 0, "BadWindow");
   }
-  static py::dict attach_answer(const AttachResult &result) {
+  static py::dict attach_answer(const AttachResult& result) {
     py::dict window;
     window["bytes"] = result.order_window->bytes();
     window["offset_bytes"] = result.order_geometry.offset_bytes;
@@ -339,8 +310,7 @@ private:
     return d;
   }
 
-  std::unique_ptr<Handler> make_handler(const py::dict &settings,
-                                        const py::object &handler) {
+  std::unique_ptr<Handler> make_handler(const py::dict& settings, const py::object& handler) {
     if (!py::isinstance<py::str>(handler)) {
       auto python = std::make_unique<PythonHandler>(handler);
       python_handler_ = python.get();
@@ -349,48 +319,39 @@ private:
     const auto name = handler.cast<std::string>();
     VenueConfig venue;
     take(settings, "venue_max_orders", venue.max_order_count);
-    if (name == "accept")
-      return make_accept_handler();
-    if (name == "venue")
-      return make_venue_handler(venue);
-    if (name == "null")
-      return make_null_handler();
-    throw Error(ErrorKind::kConfig,
-                "no built-in handler \"" + name +
-                    "\"; there are accept, venue and null, or give "
-                    "package.module:Class");
+    if (name == "accept") return make_accept_handler();
+    if (name == "venue") return make_venue_handler(venue);
+    if (name == "null") return make_null_handler();
+    throw Error(ErrorKind::kConfig, "no built-in handler \"" + name +
+                                        "\"; there are accept, venue and null, or give "
+                                        "package.module:Class");
   }
 
   std::uint32_t cancel_reserve_;
-  PythonHandler *python_handler_ = nullptr; ///< owned by the gateway
+  PythonHandler* python_handler_ = nullptr;  ///< owned by the gateway
   monitor::Counter links_failed_;
   journal::ScanResult recovered_;
   std::unique_ptr<Gateway> gateway_;
 };
 
-} // namespace
+}  // namespace
 
-void bind_gateway(py::module_ &m) {
-  py::class_<GatewayCore>(
-      m, "GatewayCore",
-      "The gateway's native half; rdmaorder.Gateway is the public one.")
-      .def(py::init<const py::dict &, const py::object &>(),
-           py::arg("settings"), py::arg("handler"))
-      .def("open_session", &GatewayCore::open_session, py::arg("name"),
-           py::arg("slot_bytes"), py::arg("order_slot_count"),
-           py::arg("report_slot_count"), py::arg("schema_id"),
+void bind_gateway(py::module_& m) {
+  py::class_<GatewayCore>(m, "GatewayCore",
+                          "The gateway's native half; rdmaorder.Gateway is the public one.")
+      .def(py::init<const py::dict&, const py::object&>(), py::arg("settings"), py::arg("handler"))
+      .def("open_session", &GatewayCore::open_session, py::arg("name"), py::arg("slot_bytes"),
+           py::arg("order_slot_count"), py::arg("report_slot_count"), py::arg("schema_id"),
            py::arg("schema_version"))
-      .def("attach_shm", &GatewayCore::attach_shm, py::arg("session_index"),
-           py::arg("report_fd"), py::arg("report_window"),
-           py::arg("next_order_sequence"), py::arg("next_report_sequence"))
-      .def("attach_rdma", &GatewayCore::attach_rdma, py::arg("session_index"),
-           py::arg("endpoint"), py::arg("window"),
-           py::arg("next_order_sequence"), py::arg("next_report_sequence"),
+      .def("attach_shm", &GatewayCore::attach_shm, py::arg("session_index"), py::arg("report_fd"),
+           py::arg("report_window"), py::arg("next_order_sequence"),
+           py::arg("next_report_sequence"))
+      .def("attach_rdma", &GatewayCore::attach_rdma, py::arg("session_index"), py::arg("endpoint"),
+           py::arg("window"), py::arg("next_order_sequence"), py::arg("next_report_sequence"),
            py::arg("local_address"), py::arg("options"))
-      .def("activate", &GatewayCore::activate, py::arg("session_index"),
-           py::arg("epoch"))
-      .def("detach", &GatewayCore::detach, py::arg("session_index"),
-           py::arg("epoch"), py::arg("drain"))
+      .def("activate", &GatewayCore::activate, py::arg("session_index"), py::arg("epoch"))
+      .def("detach", &GatewayCore::detach, py::arg("session_index"), py::arg("epoch"),
+           py::arg("drain"))
       .def("sessions", &GatewayCore::sessions)
       .def("counters", &GatewayCore::counters)
       .def("links_failed", &GatewayCore::links_failed)
@@ -403,4 +364,4 @@ void bind_gateway(py::module_ &m) {
       .def("handler_error", &GatewayCore::handler_error);
 }
 
-} // namespace rdmaorder::bindings
+}  // namespace rdmaorder::bindings
