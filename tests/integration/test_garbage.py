@@ -164,21 +164,21 @@ def test_a_slot_written_again_is_not_applied_again(
         assert report(stranger)[0] == 3
 
 
-def test_a_credit_for_reports_never_sent_is_not_believed(
+def test_a_credit_for_reports_never_sent_ends_the_link(
     gateway: ro.Gateway, bystander: ro.Session
 ) -> None:
-    """A ring that is full stays full, however much room its owner claims beyond what was sent."""
+    """However much room the owner of a full ring claims, nothing in it is overwritten."""
     with client(gateway) as stranger:
         stranger.write_line(consumed=1 << 40)
-        for n in range(1, stranger.slot_count + 11):
+        for n in range(1, stranger.slot_count + 2):
             eventually(lambda: stranger.consumed() + 1 >= stranger.next_order, "credit")
             stranger.write(new_order(n))
+        heard = stranger.hear()
+        assert heard["code"] == "LinkFailed"
+        assert str(1 << 40) in heard["text"]
         for n in range(1, stranger.slot_count + 1):
             assert report(stranger)[0] == n  # whole and verified: none was overwritten
         assert stranger.read() is None
-        stranger.write_line(consumed=stranger.slot_count)
-        for n in range(stranger.slot_count + 1, stranger.slot_count + 11):
-            assert report(stranger)[0] == n
 
 
 def test_a_torn_session_holds_up_no_other(gateway: ro.Gateway, connect: Connect) -> None:
