@@ -235,8 +235,7 @@ TEST(Guard, RefusesAConfigurationThatMakesNoSense) {
 TEST(Halt, RefusesOrdersAndReplacesByItsReasonAndLetsCancelsPass) {
   Rig rig;
   Strategy strategy = rig.connect("a");
-  rig.gateway->halt(Reason::kKill);
-  // These were on their way when the halt came: the session does not know yet.
+  // These are on their way when the halt comes: the session does not know yet.
   std::uint64_t sequence = 0;
   ASSERT_EQ(strategy.session->try_new_order(order(1), &sequence), Status::kOk);
   wire::Slot64 replace = replace_case("", Reason::kNone, [](wire::ReplaceOrder&) {}).slot;
@@ -247,6 +246,7 @@ TEST(Halt, RefusesOrdersAndReplacesByItsReasonAndLetsCancelsPass) {
   mass.cl_ord_id = 4;
   mass.scope = MassCancelScope::kSession;
   ASSERT_EQ(strategy.session->try_mass_cancel(mass, &sequence), Status::kOk);
+  rig.gateway->halt(Reason::kKill);
   rig.settle();
   const auto reports = strategy.poll();
   ASSERT_EQ(order_sequences(reports), range(1, 4));
@@ -267,8 +267,8 @@ TEST(Halt, RefusesOrdersAndReplacesByItsReasonAndLetsCancelsPass) {
 TEST(Halt, WithoutAReasonIsAHaltAllTheSame) {
   Rig rig;
   Strategy strategy = rig.connect("a");
-  rig.gateway->halt(Reason::kNone);
   ASSERT_EQ(strategy.send(), Status::kOk);
+  rig.gateway->halt(Reason::kNone);
   rig.settle();
   EXPECT_TRUE(rig.handler->sequences().empty());
   const auto reports = strategy.poll();
