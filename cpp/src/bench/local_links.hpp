@@ -74,17 +74,16 @@ struct AttachedLink {
 
 /// The strategy's session over a link that `attach_link` made. Never gives up on a gateway that is
 /// kept from its loop between two runs.
-[[nodiscard]] inline std::unique_ptr<Session> make_session(const AttachedLink& link,
-                                                           memory::Window order_window,
-                                                           memory::Window report_window,
-                                                           const ring::Geometry& report_geometry) {
+[[nodiscard]] inline std::unique_ptr<Session> make_session(
+    const AttachedLink& link, memory::Window order_window, memory::Window report_window,
+    const ring::Geometry& report_geometry, std::uint64_t heartbeat_interval_ns = 1'000'000) {
   control::Established established;
   established.epoch = link.epoch;
   established.order_geometry = link.order_geometry;
   established.report_geometry = report_geometry;
   established.report_window = std::move(report_window);
   established.cancel_reserve_count = 16;
-  established.heartbeat_interval_ns = 1'000'000;
+  established.heartbeat_interval_ns = heartbeat_interval_ns;
   SessionConfig config;
   config.suspect_after_ns = kHourNs;
   config.dead_after_ns = kHourNs;

@@ -11,8 +11,9 @@ class OneThread {
   static constexpr std::uint32_t kRingCount = 1024;
 
   OneThread(std::unique_ptr<Handler> handler, std::unique_ptr<journal::Writer> journal_writer,
-            std::uint32_t idle_session_count = 0) {
+            std::uint32_t idle_session_count = 0, std::uint64_t heartbeat_interval_ns = 1'000'000) {
     GatewayConfig config;
+    config.heartbeat_interval_ns = heartbeat_interval_ns;
     config.max_session_count = idle_session_count + 1;
     config.huge_pages = memory::HugePages::kOff;
     gateway_ = std::make_unique<Gateway>(config, std::move(handler), std::move(journal_writer));
@@ -29,7 +30,7 @@ class OneThread {
                     transport::make_shm(map_again(getpid(), reports.fd(), reports.bytes())));
     session_ =
         make_session(link, map_again(getpid(), link.order_window_fd, link.order_window_bytes),
-                     std::move(reports), geometry);
+                     std::move(reports), geometry, heartbeat_interval_ns);
   }
 
   [[nodiscard]] Gateway& gateway() noexcept { return *gateway_; }

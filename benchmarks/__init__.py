@@ -1,0 +1,1 @@
+"""What `make bench` runs. docs/benchmarks.md is written from the results."""

@@ -1,0 +1,185 @@
+"""``make bench``: every measurement that fits in ten minutes, results into benchmarks/results.
+
+Each latency run stands between two probes of the floor (the bare cache-line ping-pong between the
+same two processors); runs whose probes disagree are discarded and counted, and one placement class
+is kept. Instruction counts come from callgrind and are exact. Writes ``shm.json`` and, from it,
+``docs/benchmarks.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import ROOT, environment
+from benchmarks.programs import LIMIT_S, program, run_lines
+from benchmarks.report import write_page
+from benchmarks.summary import Row, main_class, spread, summarise
+
+RESULTS = ROOT / "benchmarks" / "results"
+#: Steps of bench_instructions that callgrind counts, and whether they need a journal.
+STEPS = {
+    "send": False,
+    "pick_up": False,
+    "pick_up_journal": True,
+    "pick_up_and_report": False,
+    "poll": False,
+    "empty_poll": False,
+    "nothing": False,
+}
+
+
+def say(text: str) -> None:
+    """Progress, on stderr so that the table can be piped."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def instructions(build: Path, folder: Path) -> dict[str, float]:
+    """Instructions of one step each, the driver's own loop taken off."""
+    if shutil.which("valgrind") is None:
+        say("valgrind is not installed: no instruction counts")
+        return {}
+    counts: dict[str, float] = {}
+    for step, journal in STEPS.items():
+        out = folder / f"callgrind.{step}"
+        command = [
+            *("valgrind", "--tool=callgrind", "--toggle-collect=measured_step"),
+            *(f"--callgrind-out-file={out}", program(build, "instructions"), "--step", step),
+            *(("--journal", str(folder / f"journal-{step}")) if journal else ()),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=LIMIT_S, cwd=ROOT
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+        times = json.loads(done.stdout.splitlines()[-1])["count"]
+        total = next(
+            int(line.split()[1])
+            for line in out.read_text().splitlines()
+            if line.startswith(("summary:", "totals:"))
+        )
+        counts[step] = total / times
+    loop = counts.pop("nothing")
+    return {step: round(count - loop, 1) for step, count in counts.items()}
+
+
+def costs(build: Path, folder: Path, repeats: int) -> dict[str, Row]:
+    """Nanoseconds of single steps: median, lowest and highest of the repeats."""
+    lines = run_lines(
+        *(program(build, "costs"), "--repeats", str(repeats), "--journal", str(folder / "costs"))
+    )
+    groups: dict[str, list[float]] = {}
+    for line in lines:
+        name = line["step"]
+        if "idle_sessions" in line:
+            name += f"_{line['idle_sessions']}"
+        groups.setdefault(name, []).append(line["ns"])
+    return {name: spread(values) for name, values in groups.items()}
+
+
+def python_calls(folder: Path) -> dict[str, float]:
+    """Median nanoseconds of one Python call each (pytest-benchmark)."""
+    out = folder / "calls.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "benchmarks/test_calls.py"),
+            *("-o", "addopts=", "--benchmark-only", f"--benchmark-json={out}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT_S,
+        cwd=ROOT,
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"benchmarks/test_calls.py failed:\n{done.stdout[-4000:]}")
+    return {
+        each["name"].removeprefix("test_"): round(
+            each["stats"]["median"] * 1e9 / each["extra_info"]["calls"], 1
+        )
+        for each in json.loads(out.read_text())["benchmarks"]
+    }
+
+
+def python_paths(build: Path, cpus: tuple[int, int], repeats: int) -> list[Row]:
+    """Round trips and batches of Python strategies."""
+    return run_lines(
+        *(sys.executable, "-m", "benchmarks.python_paths", "--build", str(build)),
+        *("--cpus", str(cpus[0]), str(cpus[1]), "--repeats", str(repeats)),
+    )
+
+
+def measure(build: Path, cpus: tuple[int, int], repeats: int) -> dict[str, Any]:
+    """Everything, as one JSON document."""
+    result: dict[str, Any] = {"environment": environment(build, cpus), "repeats": repeats}
+    with tempfile.TemporaryDirectory(prefix="rdmaorder-bench-") as name:
+        folder = Path(name)
+        for part in ("latency", "throughput", "costs"):
+            (folder / part).mkdir()
+        say("latency, interleaved with its references")
+        latency = run_lines(
+            *(program(build, "latency"), "--repeats", str(repeats)),
+            *("--journal", str(folder / "latency")),
+        )
+        say("throughput")
+        flows = run_lines(
+            *(program(build, "throughput"), "--repeats", str(repeats)),
+            *("--journal", str(folder / "throughput")),
+        )
+        say("Python strategies")
+        paths = python_paths(build, cpus, repeats)
+        placement = main_class([*latency, *flows, *paths])
+        result["placement"] = placement
+        result["latency"] = summarise(
+            latency, "scenario", ("p50_ns", "p99_ns"), placement, ratio="p50_ns"
+        )
+        result["throughput"] = summarise(flows, "flow", ("million_per_s",), placement)
+        trips = [row for row in paths if "p50_ns" in row]
+        result["python_latency"] = summarise(
+            trips, "scenario", ("p50_ns", "native_p50_ns"), placement, ratio="p50_ns"
+        )
+        result["python_throughput"] = summarise(
+            [row for row in paths if "million_per_s" in row],
+            "scenario",
+            ("million_per_s",),
+            placement,
+        )
+        say("single steps")
+        result["costs_ns"] = costs(build, folder, max(3, repeats // 2))
+        say("Python calls")
+        result["python_calls_ns"] = python_calls(folder)
+        say("instructions (callgrind)")
+        result["instructions"] = instructions(build, folder)
+    floors = [entry["floor_ns"] for entry in result["latency"].values() if "floor_ns" in entry]
+    result["floor_ns"] = statistics.median(floors) if floors else None
+    return result
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "release")
+    parser.add_argument("--cpus", type=int, nargs=2, default=(0, 1))
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=RESULTS / "shm.json")
+    parser.add_argument(
+        "--report-only", action="store_true", help="make the page from the results there are"
+    )
+    arguments = parser.parse_args()
+    if not arguments.report_only:
+        result = measure(arguments.build, (arguments.cpus[0], arguments.cpus[1]), arguments.repeats)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = json.loads(arguments.out.read_text(encoding="utf-8"))
+    print(write_page(result, ROOT / "docs" / "benchmarks.md"))
+
+
+if __name__ == "__main__":
+    main()
