@@ -86,18 +86,21 @@ class TemporaryDirectory {
 /// The gateway's end of one connection.
 class Peer {
  public:
+  static constexpr std::size_t kDescriptorsMax = 16;
+
   explicit Peer(int fd) : fd_(fd) {}
   [[nodiscard]] int fd() const { return fd_; }
 
   void send(std::string_view data, const std::vector<int>& descriptors = {}) const {
     iovec part{const_cast<char*>(data.data()), data.size()};
-    std::vector<char> control(CMSG_SPACE(sizeof(int) * descriptors.size()));
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kDescriptorsMax)];
+    ASSERT_LE(descriptors.size(), kDescriptorsMax);
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
     if (!descriptors.empty()) {
-      header.msg_control = control.data();
-      header.msg_controllen = control.size();
+      header.msg_control = control;
+      header.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
       cmsghdr* rights = CMSG_FIRSTHDR(&header);
       rights->cmsg_level = SOL_SOCKET;
       rights->cmsg_type = SCM_RIGHTS;
