@@ -38,7 +38,8 @@ TEST(Gateway, AppliesEveryOrderOfEverySessionOnceAndInOrderOverThousandsOfLaps) 
   }
   std::mt19937 random(1);
   std::vector<std::uint64_t> answered(strategies.size(), 0);
-  while (*std::min_element(answered.begin(), answered.end()) < kLast) {
+  for (int round = 0; *std::min_element(answered.begin(), answered.end()) < kLast; ++round) {
+    ASSERT_LT(round, 200'000) << "no progress";
     for (std::size_t i = 0; i < strategies.size(); ++i) {
       Session& session = *strategies[i].session;
       if (session.slot_bytes() == 64) {
@@ -316,13 +317,12 @@ TEST(Gateway, KeepsTheReportsOfASlowStrategyInOrderAndHurtsNobodyElse) {
   rig.settle();
   EXPECT_EQ(order_sequences(other.poll()), range(1, 1));
   std::vector<std::uint64_t> answered;
-  while (answered.size() < 40) {
+  for (int round = 0; answered.size() < 40; ++round) {
+    ASSERT_LT(round, 100) << "no progress";
     const auto reports = order_sequences(slow.poll());
     answered.insert(answered.end(), reports.begin(), reports.end());
     (void)slow.poll();
-    const std::size_t before = rig.view(slow).backlog_count;
     rig.settle();
-    ASSERT_TRUE(!reports.empty() || rig.view(slow).backlog_count < before) << "no progress";
   }
   EXPECT_EQ(answered, range(1, 40));
   EXPECT_EQ(rig.view(slow).backlog_count, 0U);

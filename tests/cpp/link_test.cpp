@@ -123,7 +123,8 @@ TEST(Link, KeepsOrderThroughThousandsOfLapsOfMixedSinglesAndBatches) {
     Pair pair(ring_of(8, slot_bytes));
     std::mt19937 random(slot_bytes);
     std::uint64_t taken = 0;
-    while (taken < 16'000) {
+    for (int round = 0; taken < 16'000; ++round) {
+      ASSERT_LT(round, 100'000) << "no progress";
       Status status = Status::kOk;
       if (random() % 3 == 0) {
         (void)pair.send();
@@ -327,7 +328,8 @@ TEST(Link, SurvivesDuplicatedTornAndDelayedPuts) {
   pair.out.faults->set_plan(plan);
   std::uint64_t taken = 0;
   std::uint64_t torn = 0;
-  while (taken < 20'000) {
+  for (int round = 0; taken < 20'000; ++round) {
+    ASSERT_LT(round, 500'000) << "no progress";
     (void)pair.send();
     Status status = Status::kOk;
     while (ok(status = pair.receive())) ++taken;
