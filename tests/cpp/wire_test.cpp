@@ -336,6 +336,23 @@ TEST(Names, EveryReasonHasItsOwn) {
   EXPECT_STREQ(reason_name(static_cast<Reason>(255)), "unknown_reason");
 }
 
+template <class Block>
+class BlockCopy : public testing::Test {};
+using Blocks = testing::Types<wire::NewOrder, wire::ReplaceOrder, wire::CancelOrder,
+                              wire::MassCancel, wire::ExecutionReport>;
+TYPED_TEST_SUITE(BlockCopy, Blocks);
+
+TYPED_TEST(BlockCopy, PutsEveryByteWhereTheStructHasIt) {
+  std::array<std::uint8_t, wire::kBlockBytes> bytes;
+  std::iota(bytes.begin(), bytes.end(),
+            std::uint8_t{0xC1});  // high bits set: signs must not spread
+  TypeParam block;
+  std::memcpy(&block, bytes.data(), sizeof block);
+  std::uint64_t words[wire::kBlockBytes / 8] = {};
+  wire::copy_block(block, words);
+  EXPECT_EQ(std::memcmp(words, bytes.data(), sizeof words), 0);
+}
+
 TEST(Names, EveryExecTypeHasItsOwn) {
   EXPECT_STREQ(exec_type_name(ExecType::kNew), "new");
   EXPECT_STREQ(exec_type_name(ExecType::kCanceled), "canceled");

@@ -27,8 +27,9 @@ RDMAORDER_ALWAYS_INLINE void store_relaxed(std::uint64_t* word, std::uint64_t va
 
 /// Copies `word_count` words out of shared memory, each read exactly once. Pair with an acquire of
 /// the word that announces them.
-RDMAORDER_ALWAYS_INLINE void copy_words_from_shared(std::uint64_t* to, const std::uint64_t* from,
+RDMAORDER_ALWAYS_INLINE void copy_words_from_shared(AliasingWord* to, const std::uint64_t* from,
                                                     std::size_t word_count) noexcept {
+#pragma GCC unroll 8
   for (std::size_t i = 0; i < word_count; ++i) to[i] = load_relaxed(from + i);
 }
 

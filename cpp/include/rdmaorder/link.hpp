@@ -53,13 +53,16 @@ class Link {
   /// 8; a cache line is best). kOk: in the peer's ring as sequence writer().next_sequence() - 1.
   /// kFull: no credit, or the transport has too much outstanding; nothing happened. kTransport.
   /// kCorrupt: no credit, and the peer claims what cannot be: there will be none.
+  /// `kSlotBytes`: the outbound ring's slot_bytes where the caller knows it; 0: any.
+  template <std::uint32_t kSlotBytes = 0>
   RDMAORDER_ALWAYS_INLINE Status send(ring::Lane lane, std::uint64_t* slot_words) noexcept {
+    const std::uint32_t slot_bytes = kSlotBytes != 0 ? kSlotBytes : writer_.geometry().slot_bytes;
     if (RDMAORDER_UNLIKELY(!writer_.has_credit(lane))) {
       if (!refresh_credit(lane)) return corrupt_ ? Status::kCorrupt : Status::kFull;
     }
-    writer_.seal(slot_words);
+    writer_.seal(slot_words, slot_bytes);
     const Status status =
-        transport_->put(writer_.next_offset_bytes(), slot_words, writer_.geometry().slot_bytes);
+        transport_->put(writer_.next_offset_bytes(slot_bytes), slot_words, slot_bytes);
     if (RDMAORDER_LIKELY(ok(status))) writer_.advance();
     return status;
   }

@@ -19,6 +19,10 @@ inline constexpr std::size_t kPageBytes = 4096;
 #define RDMAORDER_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define RDMAORDER_ALWAYS_INLINE inline __attribute__((always_inline))
 
+/// A 64-bit word of an object of any type: may be read and written through where the object is
+/// copied word by word (a wider copy of words just stored waits for the store buffer).
+using AliasingWord [[gnu::may_alias]] = std::uint64_t;
+
 /// Tells the core that this is a spin-wait; never yields to the kernel.
 RDMAORDER_ALWAYS_INLINE void cpu_relax() noexcept {
 #if defined(__x86_64__)

@@ -136,17 +136,18 @@ class Session {
   template <class Block>
   RDMAORDER_ALWAYS_INLINE Status try_message(wire::TemplateId id, const Block& block,
                                              ring::Lane lane, std::uint64_t* sequence) noexcept {
-    wire::Slot64 slot;
+    std::uint64_t words[wire::kSlotBytesDefault / 8];
     const wire::MessageHeader header = wire::header_of(id);
-    std::memcpy(&slot.words[0], &header, sizeof header);
-    std::memcpy(&slot.words[1], &block, sizeof block);
+    std::memcpy(&words[0], &header, sizeof header);
+    wire::copy_block(block, &words[1]);
     if (RDMAORDER_UNLIKELY(slot_bytes_ != wire::kSlotBytesDefault)) {
-      std::memcpy(wide_slot_.data(), slot.words, wire::kHeaderBytes + wire::kBlockBytes);
-      return send_words(wide_slot_.data(), lane, sequence);
+      std::memcpy(wide_slot_.data(), words, wire::kHeaderBytes + wire::kBlockBytes);
+      return try_send_slot(wide_slot_.data(), lane, sequence);
     }
-    return send_words(slot.words, lane, sequence);
+    return send_words<wire::kSlotBytesDefault>(words, lane, sequence);
   }
 
+  template <std::uint32_t kSlotBytes = 0>
   RDMAORDER_ALWAYS_INLINE Status send_words(std::uint64_t* slot_words, ring::Lane lane,
                                             std::uint64_t* sequence) noexcept {
     const std::uint64_t now = ticks();
@@ -155,7 +156,7 @@ class Session {
       ++counts_.refused;
       return gate_;
     }
-    const Status status = link_.send(lane, slot_words);
+    const Status status = link_.send<kSlotBytes>(lane, slot_words);
     if (RDMAORDER_UNLIKELY(!ok(status))) return send_failed(status);
     *sequence = link_.writer().next_sequence() - 1;
     stamps_[*sequence & (kStampCount - 1)] = now;
@@ -167,7 +168,7 @@ class Session {
     return lane == ring::Lane::kUrgent && (gate_ == Status::kHalted || gate_ == Status::kThrottled);
   }
   Status send_failed(Status status) noexcept;
-  bool accept_message(std::uint64_t* slot_words, std::uint64_t sequence,
+  bool accept_message(AliasingWord* slot_words, std::uint64_t sequence,
                       std::uint64_t* now) noexcept;
   void after_poll(std::uint32_t delivered, Status status) noexcept;
   void check_link_at(std::uint64_t now) noexcept;

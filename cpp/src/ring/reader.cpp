@@ -10,7 +10,7 @@ Reader::Reader(const std::uint64_t* window_words, const Geometry& geometry, std:
       window_words_(window_words),
       epoch_(epoch),
       previous_epoch_(previous_epoch) {
-  commit_word_address_ = address_of(next_);
+  commit_word_address_ = address_of(next_, geometry_.slot_bytes);
 }
 
 // The word is neither the next sequence nor known as idle. Decides once what it is and remembers
@@ -19,7 +19,7 @@ Status Reader::classify_other(std::uint64_t commit_word) noexcept {
   const auto distance = static_cast<std::int32_t>(wire::commit_sequence_low(commit_word) -
                                                   static_cast<std::uint32_t>(next_));
   const auto lap = static_cast<std::int32_t>(geometry_.slot_count);
-  if (commit_word == 0 || distance == -lap) {  // never written, or the previous lap
+  if (commit_word == 0) {  // never written
     idle_word_ = commit_word;
     return Status::kEmpty;
   }

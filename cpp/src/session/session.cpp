@@ -68,10 +68,12 @@ std::uint32_t Session::try_send_batch(const std::uint64_t* slots, std::uint32_t 
 }
 
 // Turns a verified slot in place into a ReportRecord (true), or takes it as a session event.
-bool Session::accept_message(std::uint64_t* slot_words, std::uint64_t sequence,
-                             std::uint64_t* now) noexcept {
+RDMAORDER_ALWAYS_INLINE bool Session::accept_message(AliasingWord* slot_words,
+                                                     std::uint64_t sequence,
+                                                     std::uint64_t* now) noexcept {
+  const std::uint64_t header_word = slot_words[0];
   wire::MessageHeader header;
-  std::memcpy(&header, slot_words, sizeof header);
+  std::memcpy(&header, &header_word, sizeof header);
   if (header.schema_id == wire::kSchemaId &&
       header.template_id == static_cast<std::uint16_t>(wire::TemplateId::kExecutionReport)) {
     const std::uint64_t order_sequence = wire::widen_sequence(
@@ -107,15 +109,17 @@ std::uint32_t Session::poll(wire::ReportRecord* out, std::uint32_t max_count) no
   std::uint32_t delivered = 0;
   std::uint64_t now = 0;
   Status status = Status::kOk;
-  wire::Slot64 slot;
+  const bool narrow = slot_bytes_ == wire::kSlotBytesDefault;
   while (delivered < max_count) {
     const std::uint64_t sequence = link_.reader().next_sequence();
-    std::uint64_t* words =
-        slot_bytes_ == wire::kSlotBytesDefault ? slot.words : wide_inbound_.data();
-    status = link_.reader().read(words);
+    // A 64-byte slot goes straight to where the caller wants the record.
+    AliasingWord* words =
+        narrow ? reinterpret_cast<AliasingWord*>(out + delivered) : wide_inbound_.data();
+    status =
+        narrow ? link_.reader().read<wire::kSlotBytesDefault>(words) : link_.reader().read(words);
     if (!ok(status)) break;
     if (accept_message(words, sequence, &now)) {
-      std::memcpy(out + delivered, words, sizeof *out);
+      if (!narrow) std::memcpy(out + delivered, words, sizeof *out);
       ++delivered;
     }
   }

@@ -54,6 +54,10 @@ std::uint32_t crc32c_portable_words(std::uint32_t state, const std::uint64_t* wo
   return state;
 }
 
+std::uint32_t crc32c_portable_word(std::uint32_t state, std::uint64_t word) noexcept {
+  return crc32c_portable_words(state, &word, 1);
+}
+
 std::uint32_t crc32c_portable_bytes(std::uint32_t state, const void* data,
                                     std::size_t byte_count) noexcept {
   const auto* bytes = static_cast<const unsigned char*>(data);

@@ -25,7 +25,12 @@ struct Geometry {
     return static_cast<std::uint32_t>(sequence - 1) & (slot_count - 1);
   }
   [[nodiscard]] constexpr std::uint64_t slot_offset_bytes(std::uint64_t sequence) const noexcept {
-    return offset_bytes + std::uint64_t{slot_index(sequence)} * slot_bytes;
+    return slot_offset_bytes(sequence, slot_bytes);
+  }
+  /// The same with slot_bytes known to the compiler.
+  [[nodiscard]] constexpr std::uint64_t slot_offset_bytes(std::uint64_t sequence,
+                                                          std::uint32_t bytes) const noexcept {
+    return offset_bytes + std::uint64_t{slot_index(sequence)} * bytes;
   }
   [[nodiscard]] constexpr std::uint64_t ring_bytes() const noexcept {
     return std::uint64_t{slot_bytes} * slot_count;

@@ -31,15 +31,24 @@ class Reader {
   /// kOk: the next slot was copied to `slot_out` (slot_bytes of private memory) and verified; the
   /// reader moved on. kEmpty: not there. kTorn: its commit word is there and the rest does not
   /// match: look again, give up after a deadline. kLapped: sequences were lost, for good.
-  RDMAORDER_ALWAYS_INLINE Status read(std::uint64_t* slot_out) noexcept {
+  /// `kSlotBytes`: the ring's slot_bytes where the caller knows it, for shorter code; 0: any.
+  template <std::uint32_t kSlotBytes = 0>
+  RDMAORDER_ALWAYS_INLINE Status read(AliasingWord* slot_out) noexcept {
     // SYNC slot contents: the writer's transport releases the commit word after the other words of
     // its line (mapped_put), acquired here. Where the transport promises no order (NICs) and for
     // slots of several lines the CRC of the copy decides alone.
     const std::uint64_t commit_word = load_acquire(commit_word_address_);
     if (wire::commit_sequence_low(commit_word) != static_cast<std::uint32_t>(next_)) {
-      return commit_word == idle_word_ ? Status::kEmpty : classify_other(commit_word);
+      if (commit_word == idle_word_) return Status::kEmpty;
+      if (wire::commit_sequence_low(commit_word) ==
+          static_cast<std::uint32_t>(next_) - geometry_.slot_count) {  // the previous lap
+        idle_word_ = commit_word;
+        return Status::kEmpty;
+      }
+      return classify_other(commit_word);
     }
-    const std::uint32_t word_count = geometry_.slot_bytes / 8;
+    const std::uint32_t slot_bytes = kSlotBytes != 0 ? kSlotBytes : geometry_.slot_bytes;
+    const std::uint32_t word_count = slot_bytes / 8;
     const std::uint64_t* slot = commit_word_address_ - (word_count - 1);
     if (RDMAORDER_LIKELY(word_count == 8)) {
       copy_words_from_shared(slot_out, slot, 7);
@@ -47,12 +56,18 @@ class Reader {
       copy_words_from_shared(slot_out, slot, word_count - 1);
     }
     slot_out[word_count - 1] = commit_word;
-    if (RDMAORDER_UNLIKELY(wire::slot_crc(prefix_, slot_out, geometry_.slot_bytes) !=
+    if (RDMAORDER_UNLIKELY(wire::slot_crc(prefix_, slot_out, slot_bytes) !=
                            wire::commit_crc(commit_word))) {
       return classify_mismatch(slot_out);
     }
-    advance();
+    advance(slot_bytes);
     return Status::kOk;
+  }
+
+  /// The commit word of the next sequence stands in its slot (nothing verified yet).
+  [[nodiscard]] bool has_next() const noexcept {
+    return wire::commit_sequence_low(load_relaxed(commit_word_address_)) ==
+           static_cast<std::uint32_t>(next_);
   }
 
   [[nodiscard]] std::uint64_t next_sequence() const noexcept { return next_; }
@@ -67,14 +82,15 @@ class Reader {
   [[nodiscard]] std::uint64_t idle_word() const noexcept { return idle_word_; }
 
  private:
-  RDMAORDER_ALWAYS_INLINE void advance() noexcept {
+  RDMAORDER_ALWAYS_INLINE void advance(std::uint32_t slot_bytes) noexcept {
     ++next_;
-    commit_word_address_ = address_of(next_);
+    commit_word_address_ = address_of(next_, slot_bytes);
     prefix_ = wire::slot_crc_prefix(epoch_, next_);
     __builtin_prefetch(commit_word_address_);
   }
-  [[nodiscard]] const std::uint64_t* address_of(std::uint64_t sequence) const noexcept {
-    return window_words_ + (geometry_.slot_offset_bytes(sequence) + geometry_.slot_bytes) / 8 - 1;
+  [[nodiscard]] const std::uint64_t* address_of(std::uint64_t sequence,
+                                                std::uint32_t slot_bytes) const noexcept {
+    return window_words_ + (geometry_.slot_offset_bytes(sequence, slot_bytes) + slot_bytes) / 8 - 1;
   }
   Status classify_other(std::uint64_t commit_word) noexcept;
   Status classify_mismatch(const std::uint64_t* slot) noexcept;

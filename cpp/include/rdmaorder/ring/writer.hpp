@@ -49,16 +49,23 @@ class Writer {
   [[nodiscard]] std::uint64_t next_offset_bytes() const noexcept {
     return geometry_.slot_offset_bytes(next_);
   }
+  [[nodiscard]] std::uint64_t next_offset_bytes(std::uint32_t slot_bytes) const noexcept {
+    return geometry_.slot_offset_bytes(next_, slot_bytes);
+  }
 
   /// Writes the commit word of the next sequence into a slot whose header and block are complete.
+  RDMAORDER_ALWAYS_INLINE void seal(std::uint64_t* slot_words,
+                                    std::uint32_t slot_bytes) const noexcept {
+    seal_with(slot_words, slot_bytes, prefix_, next_);
+  }
   RDMAORDER_ALWAYS_INLINE void seal(std::uint64_t* slot_words) const noexcept {
-    seal_with(slot_words, prefix_, next_);
+    seal(slot_words, geometry_.slot_bytes);
   }
   /// The same for a slot `ahead` places after the next one (batches).
   RDMAORDER_ALWAYS_INLINE void seal_ahead(std::uint64_t* slot_words,
                                           std::uint32_t ahead) const noexcept {
     const std::uint64_t sequence = next_ + ahead;
-    seal_with(slot_words, wire::slot_crc_prefix(epoch_, sequence), sequence);
+    seal_with(slot_words, geometry_.slot_bytes, wire::slot_crc_prefix(epoch_, sequence), sequence);
   }
   /// The sealed slots were put. Also prepares the CRC prefix of the next one, off the send's
   /// critical path.
@@ -76,9 +83,9 @@ class Writer {
   }
 
  private:
-  RDMAORDER_ALWAYS_INLINE void seal_with(std::uint64_t* slot_words, std::uint32_t prefix,
+  RDMAORDER_ALWAYS_INLINE void seal_with(std::uint64_t* slot_words, std::uint32_t slot_bytes,
+                                         std::uint32_t prefix,
                                          std::uint64_t sequence) const noexcept {
-    const std::uint32_t slot_bytes = geometry_.slot_bytes;
     slot_words[slot_bytes / 8 - 1] =
         wire::make_commit_word(wire::slot_crc(prefix, slot_words, slot_bytes), sequence);
   }

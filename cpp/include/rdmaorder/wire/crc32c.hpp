@@ -26,6 +26,7 @@ namespace detail {
 extern const bool kHasCrc32Instruction;
 std::uint32_t crc32c_portable_words(std::uint32_t state, const std::uint64_t* words,
                                     std::size_t word_count) noexcept;
+std::uint32_t crc32c_portable_word(std::uint32_t state, std::uint64_t word) noexcept;
 std::uint32_t crc32c_portable_bytes(std::uint32_t state, const void* data,
                                     std::size_t byte_count) noexcept;
 
@@ -50,8 +51,18 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_words(std::uint32_t state, const st
     return detail::crc32c_portable_words(state, words, word_count);
   }
   std::uint64_t s = state;
+#pragma GCC unroll 16
   for (std::size_t i = 0; i < word_count; ++i) s = detail::crc32c_step(s, words[i]);
   return static_cast<std::uint32_t>(s);
+}
+
+/// Extends `state` over one 64-bit word.
+RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_word(std::uint32_t state,
+                                                  std::uint64_t word) noexcept {
+  if (RDMAORDER_UNLIKELY(!detail::kHasCrc32Instruction)) {
+    return detail::crc32c_portable_word(state, word);
+  }
+  return static_cast<std::uint32_t>(detail::crc32c_step(state, word));
 }
 
 /// Extends `state` over any bytes (cold paths; no alignment needed).

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "rdmaorder/types.hpp"
@@ -133,6 +134,53 @@ static_assert(offsetof(ExecutionReport, order_sequence_low) == 40);
 [[nodiscard]] constexpr MessageHeader header_of(TemplateId id) noexcept {
   return {kBlockBytes, static_cast<std::uint16_t>(id), kSchemaId, kSchemaVersion};
 }
+/// Copies a block into the words of a slot. Its words are put together from the fields: reading
+/// back wider than the fields were stored would wait until the stores have left the store buffer.
+/// The last word of every block holds a u32 and four bytes, the one before it often two u32.
+[[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint64_t pack_word(std::uint32_t low,
+                                                              std::uint32_t high) noexcept {
+  return low | std::uint64_t{high} << 32;
+}
+template <class A, class B, class C, class D>
+[[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint64_t pack_word(std::uint32_t low, A a, B b, C c,
+                                                              D d) noexcept {
+  static_assert(sizeof(A) == 1 && sizeof(B) == 1 && sizeof(C) == 1 && sizeof(D) == 1);
+  return pack_word(low, static_cast<std::uint32_t>(a) | static_cast<std::uint32_t>(b) << 8 |
+                            static_cast<std::uint32_t>(c) << 16 |
+                            static_cast<std::uint32_t>(d) << 24);
+}
+RDMAORDER_ALWAYS_INLINE void copy_block(const NewOrder& from, std::uint64_t* to) noexcept {
+  to[0] = from.cl_ord_id;
+  to[1] = static_cast<std::uint64_t>(from.price);
+  to[2] = static_cast<std::uint64_t>(from.quantity);
+  to[3] = from.stale_after_ns;
+  to[4] = pack_word(from.instrument, from.account);
+  to[5] = pack_word(from.smp_id, from.side, from.ord_type, from.time_in_force, from.flags);
+}
+RDMAORDER_ALWAYS_INLINE void copy_block(const ReplaceOrder& from, std::uint64_t* to) noexcept {
+  to[0] = from.cl_ord_id;
+  to[1] = from.orig_cl_ord_id;
+  to[2] = static_cast<std::uint64_t>(from.price);
+  to[3] = static_cast<std::uint64_t>(from.quantity);
+  to[4] = from.stale_after_ns;
+  to[5] = pack_word(from.instrument, from.side, from.ord_type, from.time_in_force, from.flags);
+}
+RDMAORDER_ALWAYS_INLINE void copy_block(const ExecutionReport& from, std::uint64_t* to) noexcept {
+  to[0] = from.cl_ord_id;
+  to[1] = from.order_id;
+  to[2] = static_cast<std::uint64_t>(from.price);
+  to[3] = static_cast<std::uint64_t>(from.quantity);
+  to[4] = static_cast<std::uint64_t>(from.leaves_quantity);
+  to[5] =
+      pack_word(from.order_sequence_low, from.exec_type, from.ord_status, from.reason, from.flags);
+}
+/// Of the cancels, which have reserved bytes.
+template <class Block>
+RDMAORDER_ALWAYS_INLINE void copy_block(const Block& from, std::uint64_t* to) noexcept {
+  static_assert(sizeof(Block) == kBlockBytes);
+  std::memcpy(to, &from, sizeof from);
+}
+
 [[nodiscard]] constexpr bool is_cancel(std::uint16_t template_id) noexcept {
   return template_id == static_cast<std::uint16_t>(TemplateId::kCancelOrder) ||
          template_id == static_cast<std::uint16_t>(TemplateId::kMassCancel);

@@ -57,8 +57,7 @@ inline constexpr std::uint32_t kSlotBytesMax = 4096;  // 64 * k, k <= 64
 /// the next sequence ahead of time: only n/8 - 1 words remain on the critical path.
 [[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint32_t slot_crc_prefix(
     std::uint64_t epoch, std::uint64_t sequence) noexcept {
-  const std::uint64_t words[2] = {epoch, sequence};
-  return crc32c_words(kCrc32cInit, words, 2);
+  return crc32c_word(crc32c_word(kCrc32cInit, epoch), sequence);
 }
 
 /// CRC of a slot of `slot_bytes` whose prefix state is known; reads all but the commit word.

@@ -12,8 +12,8 @@ namespace rdmaorder::transport {
 RDMAORDER_ALWAYS_INLINE Status mapped_put(std::uint64_t* window_words, std::uint64_t window_bytes,
                                           std::uint64_t offset_bytes, const void* source,
                                           std::uint32_t bytes) noexcept {
-  if (RDMAORDER_UNLIKELY(((offset_bytes | bytes) & 7U) != 0 || bytes == 0 ||
-                         offset_bytes > window_bytes || bytes > window_bytes - offset_bytes)) {
+  if (RDMAORDER_UNLIKELY((offset_bytes & 7U) != 0 || offset_bytes > window_bytes ||
+                         bytes > window_bytes - offset_bytes)) {
     return (bytes > window_bytes) ? Status::kTooLarge : Status::kInvalid;
   }
   std::uint64_t* to = window_words + offset_bytes / 8;
@@ -21,13 +21,16 @@ RDMAORDER_ALWAYS_INLINE Status mapped_put(std::uint64_t* window_words, std::uint
   // SYNC a whole line: relaxed stores of its words, then the last word released here; acquired by
   // RingReader::read and StatusLineReader::refresh through the commit word, which is that last
   // word.
-  std::uint32_t words = bytes / 8;
-  if (RDMAORDER_LIKELY(words == 8)) {
+  if (RDMAORDER_LIKELY(bytes == kCacheLineBytes)) {
+#pragma GCC unroll 8
     for (std::uint32_t i = 0; i < 7; ++i) store_relaxed(to + i, from[i]);
     store_release(to + 7, from[7]);
     return Status::kOk;
   }
+  if (RDMAORDER_UNLIKELY(bytes == 0 || (bytes & 7U) != 0)) return Status::kInvalid;
+  std::uint32_t words = bytes / 8;
   for (; words > 8; words -= 8, to += 8, from += 8) {
+#pragma GCC unroll 8
     for (std::uint32_t i = 0; i < 7; ++i) store_relaxed(to + i, from[i]);
     store_release(to + 7, from[7]);
   }
