@@ -60,7 +60,10 @@ static_assert(kSegmentBytesMin > kSegmentHeaderBytes + kRecordHeaderBytes + kPay
          ~(kRecordAlignBytes - 1);
 }
 inline constexpr std::uint64_t kRecordBytesMax = record_bytes(kPayloadBytesMax);
-static_assert(record_bytes(56) == 96, "an order of a 64-byte slot fills its record to the byte");
+/// An order or report of a 64-byte slot: header and block.
+inline constexpr std::uint32_t kUsualPayloadBytes = wire::kSlotBytesDefault - wire::kCommitBytes;
+static_assert(record_bytes(kUsualPayloadBytes) == 96,
+              "an order of a 64-byte slot fills its record to the byte");
 
 [[nodiscard]] constexpr bool is_valid_segment_bytes(std::uint64_t bytes) noexcept {
   return bytes >= kSegmentBytesMin && bytes <= kSegmentBytesMax && bytes % kPageBytes == 0;
@@ -85,7 +88,7 @@ class RecordCrc {
     if (RDMAORDER_UNLIKELY(payload_bytes != prefix_payload_bytes_)) set_prefix(payload_bytes);
     const auto* words = reinterpret_cast<const std::uint64_t*>(record) + 1;
     constexpr std::size_t kHeaderWords = (kRecordHeaderBytes - 8) / 8;
-    if (RDMAORDER_LIKELY(payload_bytes == 56)) {  // lets the compiler unroll
+    if (RDMAORDER_LIKELY(payload_bytes == kUsualPayloadBytes)) {  // lets the compiler unroll
       return wire::crc32c_finish(wire::crc32c_words(prefix_, words, kHeaderWords + 7));
     }
     const std::size_t word_count = kHeaderWords + payload_bytes / 8;

@@ -65,12 +65,12 @@ void SegmentWriter::enter(MappedSegment& segment, std::uint64_t offset) noexcept
   cursor_.store(segment.data + offset, std::memory_order_relaxed);
 }
 
-Status SegmentWriter::append(RecordKind kind, std::uint16_t detail, std::uint32_t session_index,
-                             std::uint64_t sequence, std::uint64_t time_ns, const void* payload,
-                             std::uint32_t payload_bytes) noexcept {
-  if (RDMAORDER_UNLIKELY(payload_bytes - kPayloadBytesMin > kPayloadBytesMax - kPayloadBytesMin)) {
-    return payload_bytes == 0 ? Status::kInvalid : Status::kTooLarge;
-  }
+// Inlined twice: with the usual size as a constant, and for any.
+RDMAORDER_ALWAYS_INLINE Status SegmentWriter::append_record(std::uint64_t facts,
+                                                            std::uint64_t sequence,
+                                                            std::uint64_t time_ns,
+                                                            const void* payload,
+                                                            std::uint32_t payload_bytes) noexcept {
   if (RDMAORDER_UNLIKELY(failed_.load(std::memory_order_relaxed))) return Status::kIo;
   const std::uint64_t bytes = record_bytes(payload_bytes);
   std::byte* record = cursor_.load(std::memory_order_relaxed);
@@ -83,10 +83,14 @@ Status SegmentWriter::append(RecordKind kind, std::uint16_t detail, std::uint32_
   words[1] = next_position_;
   words[2] = time_ns;
   words[3] = sequence;
-  words[4] = session_index | std::uint64_t{static_cast<std::uint16_t>(kind)} << 32 |
-             std::uint64_t{detail} << 48;
-  if (RDMAORDER_LIKELY(payload_bytes == 56)) {  // inlined by the compiler
-    std::memcpy(record + kRecordHeaderBytes, payload, 56);
+  words[4] = facts;
+  if (payload_bytes == kUsualPayloadBytes) {
+    // Word by word, as it was stored a moment ago: a wider load would wait for the store buffer.
+    const auto* from = static_cast<const AliasingWord*>(payload);
+#pragma GCC unroll 8
+    for (std::size_t i = 0; i < kUsualPayloadBytes / 8; ++i) {
+      store_relaxed(words + kRecordHeaderBytes / 8 + i, from[i]);
+    }
   } else {
     std::memcpy(record + kRecordHeaderBytes, payload, payload_bytes);
   }
@@ -99,6 +103,21 @@ Status SegmentWriter::append(RecordKind kind, std::uint16_t detail, std::uint32_
   last_position_.store(next_position_, std::memory_order_release);
   ++next_position_;
   return Status::kOk;
+}
+
+Status SegmentWriter::append(RecordKind kind, std::uint16_t detail, std::uint32_t session_index,
+                             std::uint64_t sequence, std::uint64_t time_ns, const void* payload,
+                             std::uint32_t payload_bytes) noexcept {
+  const std::uint64_t facts = session_index |
+                              std::uint64_t{static_cast<std::uint16_t>(kind)} << 32 |
+                              std::uint64_t{detail} << 48;
+  if (RDMAORDER_LIKELY(payload_bytes == kUsualPayloadBytes)) {
+    return append_record(facts, sequence, time_ns, payload, kUsualPayloadBytes);
+  }
+  if (payload_bytes - kPayloadBytesMin > kPayloadBytesMax - kPayloadBytesMin) {
+    return payload_bytes == 0 ? Status::kInvalid : Status::kTooLarge;
+  }
+  return append_record(facts, sequence, time_ns, payload, payload_bytes);
 }
 
 /// Goes on to the prepared segment; makes one here when the helper has not. False: no room.

@@ -46,6 +46,9 @@ class SegmentWriter final : public Writer {
 
  private:
   // writer.cpp, append thread
+  /// `facts`: the words of session_index, kind and detail together.
+  Status append_record(std::uint64_t facts, std::uint64_t sequence, std::uint64_t time_ns,
+                       const void* payload, std::uint32_t payload_bytes) noexcept;
   [[nodiscard]] bool change_segment() noexcept;
   void enter(MappedSegment& segment, std::uint64_t offset) noexcept;
 
