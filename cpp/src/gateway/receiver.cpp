@@ -4,9 +4,152 @@
 #include "gateway/receiver.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace rdmaorder {
+
+RDMAORDER_ALWAYS_INLINE Reason Gateway::Receiver::admit(std::uint64_t header_word,
+                                                        const wire::OrderRecord& order) noexcept {
+  constexpr std::uint64_t kTemplateMask = 0xFFFF0000;
+  static_assert(offsetof(wire::MessageHeader, template_id) == 2);
+  constexpr auto kHeader = std::bit_cast<std::uint64_t>(wire::header_of(wire::TemplateId{}));
+  if ((header_word & ~kTemplateMask) != kHeader) return Reason::kUnknownTemplate;
+  if (RDMAORDER_UNLIKELY(halted_) && !wire::is_cancel(order.template_id)) return halt_reason_;
+  return guard_.check(order, [this] { return now_ns(); });
+}
+
+template <bool kNarrow>
+RDMAORDER_ALWAYS_INLINE bool Gateway::Receiver::journal_order(GatewaySession& session,
+                                                              const AliasingWord* slot_words,
+                                                              std::uint64_t sequence,
+                                                              Reason reason) noexcept {
+  const std::uint32_t slot_bytes = kNarrow ? wire::kSlotBytesDefault : session.request.slot_bytes;
+  const Status status = journal_->append(
+      journal::RecordKind::kOrder, static_cast<std::uint16_t>(reason), session.index, sequence,
+      now_ns(), slot_words, slot_bytes - wire::kCommitBytes);
+  if (RDMAORDER_UNLIKELY(!ok(status))) {
+    counters_.journal_errors.add();
+    counters_.unjournalled.add();
+    return false;
+  }
+  session.journal_sequence = sequence;
+  return true;
+}
+
+// Copies, verifies, guards and journals up to batch_limit_count orders of one session. `kNarrow`:
+// 64-byte slots, which go straight to where the handler finds them.
+template <bool kNarrow>
+RDMAORDER_ALWAYS_INLINE std::uint32_t Gateway::Receiver::take_orders(GatewaySession& session,
+                                                                     Status* status) noexcept {
+  constexpr std::uint32_t kSlotBytes = kNarrow ? wire::kSlotBytesDefault : 0;
+  ring::Reader& reader = session.link->reader();
+  wire::OrderRecord* order = orders_.data();
+  std::uint32_t count = 0;
+  for (const std::uint32_t most = config_.batch_limit_count; count < most; ++order) {
+    const std::uint64_t sequence = reader.next_sequence();
+    AliasingWord* const words = kNarrow ? reinterpret_cast<AliasingWord*>(order) : wide_in_;
+    *status = reader.read<kSlotBytes>(words);
+    if (!ok(*status)) break;
+    session.next_order_sequence = sequence + 1;
+    const std::uint64_t header_word = words[0];
+    if (!kNarrow) std::memcpy(order, words, sizeof *order);
+    Reason reason = admit(header_word, *order);
+    if (journal_ != nullptr && !journal_order<kNarrow>(session, words, sequence, reason) &&
+        reason == Reason::kNone && !wire::is_cancel(order->template_id)) {
+      reason = Reason::kJournalUnavailable;  // cancels reduce risk: they pass unjournalled
+    }
+    // Only now: the journal keeps the header as it came.
+    order->session_index = session.index;
+    order->sequence = sequence;
+    reasons_[count++] = reason;
+    if (RDMAORDER_UNLIKELY(reason != Reason::kNone)) ++refused_count_;
+    if (!reader.has_next()) break;  // the next pass finds out what stands there instead
+  }
+  return count;
+}
+
+std::uint32_t Gateway::Receiver::take_wide_orders(GatewaySession& session,
+                                                  Status* status) noexcept {
+  return take_orders<false>(session, status);
+}
+
+RDMAORDER_ALWAYS_INLINE void Gateway::Receiver::count_taken(GatewaySession& session,
+                                                            std::uint32_t taken) noexcept {
+  session.torn_since_ticks = 0;
+  session.applied_counter.add(taken);
+  session.high_water_counter.set_max(taken);
+  counters_.orders_applied.add(taken);
+}
+
+// The session's line has something new to tell.
+RDMAORDER_ALWAYS_INLINE void Gateway::Receiver::owe_line(GatewaySession& session) noexcept {
+  // A quarter of the ring is owed: at once, so that a busy strategy never waits for credit.
+  if (RDMAORDER_UNLIKELY(session.link->unpublished_count() >=
+                         session.link->reader().geometry().slot_count / 4)) {
+    publish(session);
+  }
+  if (!session.dirty) {
+    session.dirty = true;
+    dirty_.push_back(&session);  // reserved for every session at open
+  }
+}
+
+void Gateway::Receiver::nothing_taken(GatewaySession& session, Status status) noexcept {
+  if (status == Status::kEmpty) {
+    session.torn_since_ticks = 0;
+  } else {
+    trouble(session, status);
+  }
+}
+
+RDMAORDER_ALWAYS_INLINE bool Gateway::Receiver::service_watch(std::size_t watch_index) noexcept {
+  GatewaySession& session = *watched_[watch_index];
+  if (RDMAORDER_UNLIKELY(session.opaque)) return service_opaque(watch_index);
+  Status status = Status::kOk;
+  refused_count_ = 0;
+  const bool narrow = session.request.slot_bytes == wire::kSlotBytesDefault;
+  const std::uint32_t taken =
+      narrow ? take_orders<true>(session, &status) : take_wide_orders(session, &status);
+  const ring::Reader& reader = session.link->reader();
+  watches_[watch_index] = {reader.commit_word_address(), reader.idle_word()};
+  if (taken == 0) {
+    nothing_taken(session, status);
+    return false;
+  }
+  if (journal_ != nullptr) session.journal_position = journal_->last_position();
+  count_taken(session, taken);
+  if (RDMAORDER_UNLIKELY(sync_each_batch_)) sync_orders(taken);
+  if (RDMAORDER_LIKELY(refused_count_ == 0)) {
+    handler_->on_orders({orders_.data(), taken}, *this);
+  } else {
+    dispatch_around_refused(taken);
+  }
+  owe_line(session);
+  return true;
+}
+
+bool Gateway::Receiver::service_opaque(std::size_t watch_index) noexcept {
+  GatewaySession& session = *watched_[watch_index];
+  Status status = Status::kOk;
+  const std::uint32_t taken = take_opaque(session, &status);
+  if (session.failure.empty()) {  // else its watch is on a word that never changes
+    const ring::Reader& reader = session.link->reader();
+    watches_[watch_index] = {reader.commit_word_address(), reader.idle_word()};
+  }
+  if (taken == 0) {
+    nothing_taken(session, status);
+    return false;
+  }
+  if (journal_ != nullptr) session.journal_position = journal_->last_position();
+  count_taken(session, taken);
+  owe_line(session);
+  return true;
+}
+
+bool Gateway::Receiver::service(std::size_t watch_index) noexcept {
+  return service_watch(watch_index);
+}
 
 bool Gateway::Receiver::run_pass() noexcept {
   bool progress = false;
@@ -15,128 +158,41 @@ bool Gateway::Receiver::run_pass() noexcept {
   for (std::size_t i = 0; i < watches_.size(); ++i) {
     // Relaxed: only a hint. Reader::read acquires the word again before it trusts anything.
     if (load_relaxed(watches_[i].commit_word_address) != watches_[i].idle_word) {
-      progress |= service(i);
+      progress |= service_watch(i);
     }
   }
-  if (!dirty_.empty()) publish_dirty();
   if (RDMAORDER_UNLIKELY(!backlogged_.empty())) flush_backlogs();
-  if (!progress) {
-    ++idle_passes_;
-    handler_->on_idle(*this);
-  }
-  if (beat_cursor_ < watched_.size()) beat();
-  // Passes that took orders are longer, with a Python handler much longer: look more often.
-  const std::uint64_t every = progress ? kBusyPassesPerHousekeeping : kPassesPerHousekeeping;
-  if ((pass_count_ & (every - 1)) == 0) housekeep();
-  return progress;
-}
-
-bool Gateway::Receiver::service(std::size_t watch_index) noexcept {
-  GatewaySession& session = *watched_[watch_index];
-  Status status = Status::kOk;
-  const std::uint32_t taken = take_orders(session, &status);
-  if (RDMAORDER_LIKELY(session.failure.empty())) {
-    const ring::Reader& reader = session.link->reader();
-    watches_[watch_index] = {reader.commit_word_address(), reader.idle_word()};
-  }
-  if (taken == 0) {
-    if (status == Status::kEmpty) {
-      session.torn_since_ticks = 0;
-    } else {
-      trouble(session, status);
+  if (RDMAORDER_UNLIKELY(beating_)) beat();
+  if (progress) {
+    // Passes that took orders are longer, with a Python handler much longer: look more often.
+    if ((pass_count_ & (kBusyPassesPerHousekeeping - 1)) == 0) {
+      housekeep();
+      if ((pass_count_ & (kBusyPassesPerPublish - 1)) == 0) publish_dirty();
     }
-    return false;
+    return true;
   }
-  session.torn_since_ticks = 0;
-  session.serviced_pass = pass_count_;
-  session.applied_counter.add(taken);
-  session.high_water_counter.set_max(taken);
-  counters_.orders_applied.add(taken);
-  if (!session.opaque) {
-    sync_orders(taken);
-    dispatch(taken);
-  }
-  if (!session.dirty) {
-    session.dirty = true;
-    dirty_.push_back(&session);  // reserved for every session at open
-  }
-  return true;
-}
-
-// Copies, verifies, guards and journals up to batch_limit_count orders of one session.
-std::uint32_t Gateway::Receiver::take_orders(GatewaySession& session, Status* status) noexcept {
-  ring::Reader& reader = session.link->reader();
-  const bool narrow = session.request.slot_bytes == wire::kSlotBytesDefault;
-  wire::Slot64 slot;
-  std::uint64_t* const words = narrow ? slot.words : wide_in_;
-  std::uint32_t count = 0;
-  while (count < config_.batch_limit_count) {
-    const std::uint64_t sequence = reader.next_sequence();
-    *status = reader.read(words);
-    if (!ok(*status)) break;
-    session.next_order_sequence = sequence + 1;
-    if (RDMAORDER_UNLIKELY(session.opaque)) {
-      take_opaque(session, words, sequence);
-      ++count;
-      continue;
-    }
-    wire::OrderRecord& order = orders_[count];
-    std::memcpy(&order, words, sizeof order);
-    order.session_index = session.index;
-    order.sequence = sequence;
-    Reason reason = admit(session, words, order);
-    if (!journal_order(session, words, sequence, reason) && reason == Reason::kNone &&
-        !wire::is_cancel(order.template_id)) {
-      reason = Reason::kJournalUnavailable;  // cancels reduce risk: they pass unjournalled
-    }
-    reasons_[count++] = reason;
-  }
-  return count;
-}
-
-Reason Gateway::Receiver::admit(GatewaySession& session, const std::uint64_t* slot_words,
-                                wire::OrderRecord& order) noexcept {
-  wire::MessageHeader header;
-  std::memcpy(&header, slot_words, sizeof header);
-  if (header.schema_id != session.request.schema_id ||
-      header.version != session.request.schema_version ||
-      header.block_length != wire::kBlockBytes) {
-    return Reason::kUnknownTemplate;
-  }
-  if (RDMAORDER_UNLIKELY(halted_) && !wire::is_cancel(order.template_id)) return halt_reason_;
-  return guard_.check(order, [this] { return now_ns(); });
-}
-
-bool Gateway::Receiver::journal_order(GatewaySession& session, const std::uint64_t* slot_words,
-                                      std::uint64_t sequence, Reason reason) noexcept {
-  if (journal_ == nullptr) return true;
-  const Status status = journal_->append(
-      journal::RecordKind::kOrder, static_cast<std::uint16_t>(reason), session.index, sequence,
-      now_ns(), slot_words, session.request.slot_bytes - wire::kCommitBytes);
-  if (RDMAORDER_UNLIKELY(!ok(status))) {
-    counters_.journal_errors.add();
-    counters_.unjournalled.add();
-    return false;
-  }
-  session.journal_position = journal_->last_position();
-  session.journal_sequence = sequence;
-  return true;
+  publish_dirty();
+  ++idle_passes_;
+  handler_->on_idle(*this);
+  if ((pass_count_ & (kPassesPerHousekeeping - 1)) == 0) housekeep();
+  return false;
 }
 
 // Policy "batch": no handler sees an order that is not on stable storage.
 void Gateway::Receiver::sync_orders(std::uint32_t count) noexcept {
-  if (journal_ == nullptr || ok(journal_->sync_batch())) return;
+  if (ok(journal_->sync_batch())) return;
   counters_.journal_errors.add();
   for (std::uint32_t i = 0; i < count; ++i) {
     if (reasons_[i] == Reason::kNone && !wire::is_cancel(orders_[i].template_id)) {
       reasons_[i] = Reason::kJournalUnavailable;
+      ++refused_count_;
     }
   }
 }
 
 // Hands runs of admitted orders to the handler and answers the refused ones between them, so that
 // reports keep the order of the requests.
-void Gateway::Receiver::dispatch(std::uint32_t count) noexcept {
+void Gateway::Receiver::dispatch_around_refused(std::uint32_t count) noexcept {
   std::uint32_t run_start = 0;
   for (std::uint32_t i = 0; i < count; ++i) {
     if (RDMAORDER_LIKELY(reasons_[i] == Reason::kNone)) continue;
@@ -159,13 +215,21 @@ void Gateway::Receiver::reject(const wire::OrderRecord& order, Reason reason) no
   (void)send(order.session_index, order.sequence, report);  // full goes to the backlog
 }
 
-void Gateway::Receiver::take_opaque(GatewaySession& session, const std::uint64_t* slot_words,
-                                    std::uint64_t sequence) noexcept {
-  // Nothing can be refused in a message the gateway cannot read; a journal failure is counted.
-  (void)journal_order(session, slot_words, sequence, Reason::kNone);
-  const auto* bytes = reinterpret_cast<const std::byte*>(slot_words);
-  handler_->on_message(session.index, sequence,
-                       {bytes, session.request.slot_bytes - wire::kCommitBytes}, *this);
+// Nothing can be refused in a message the gateway cannot read; a journal failure is counted.
+std::uint32_t Gateway::Receiver::take_opaque(GatewaySession& session, Status* status) noexcept {
+  ring::Reader& reader = session.link->reader();
+  std::uint32_t count = 0;
+  for (; count < config_.batch_limit_count; ++count) {
+    const std::uint64_t sequence = reader.next_sequence();
+    *status = reader.read(wide_in_);
+    if (!ok(*status)) break;
+    session.next_order_sequence = sequence + 1;
+    if (journal_ != nullptr) (void)journal_order<false>(session, wide_in_, sequence, Reason::kNone);
+    const auto* bytes = reinterpret_cast<const std::byte*>(wide_in_);
+    handler_->on_message(session.index, sequence,
+                         {bytes, session.request.slot_bytes - wire::kCommitBytes}, *this);
+  }
+  return count;
 }
 
 Status Gateway::Receiver::send(std::uint32_t session_index, std::uint64_t order_sequence,
@@ -178,7 +242,7 @@ Status Gateway::Receiver::send(std::uint32_t session_index, std::uint64_t order_
   wire::Slot64 slot;
   const wire::MessageHeader header = wire::header_of(wire::TemplateId::kExecutionReport);
   std::memcpy(&slot.words[0], &header, sizeof header);
-  std::memcpy(&slot.words[1], &report, sizeof report);
+  wire::copy_block(report, slot.words + 1);
   return send_slot(session, slot.words, wire::kHeaderBytes + wire::kBlockBytes);
 }
 
@@ -195,8 +259,9 @@ Status Gateway::Receiver::send_message(std::uint32_t session_index,
   return send_slot(session, wide_out_, session.request.slot_bytes - wire::kCommitBytes);
 }
 
-// `slot_words`: at least `used_bytes`, for 64-byte slots a whole slot; may be scribbled on.
-Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t* slot_words,
+// `slot_words`: at least `used_bytes`; for 64-byte slots a whole slot, whose commit word is
+// written.
+Status Gateway::Receiver::send_slot(GatewaySession& session, std::uint64_t* slot_words,
                                     std::uint32_t used_bytes) noexcept {
   const std::uint32_t slot_bytes = session.request.slot_bytes;
   const std::uint64_t sequence = session.next_report_sequence++;
@@ -212,19 +277,17 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, const std::uint64_t
     counters_.reports_undelivered.add();  // the journal has it
     return Status::kOk;
   }
-  alignas(kCacheLineBytes) std::uint64_t narrow[8];
-  std::uint64_t* words = narrow;
-  if (RDMAORDER_LIKELY(slot_bytes == wire::kSlotBytesDefault)) {
-    std::memcpy(narrow, slot_words, used_bytes);
-  } else {
+  std::uint64_t* words = slot_words;
+  if (RDMAORDER_UNLIKELY(slot_bytes != wire::kSlotBytesDefault) && slot_words != wide_out_) {
     words = wide_out_;
-    if (slot_words != wide_out_) {
-      std::memset(wide_out_, 0, slot_bytes);
-      std::memcpy(wide_out_, slot_words, used_bytes);
-    }
+    std::memset(wide_out_, 0, slot_bytes);
+    std::memcpy(wide_out_, slot_words, used_bytes);
   }
   if (RDMAORDER_LIKELY(live && session.backlog.empty())) {
-    const Status status = session.link->send(ring::Lane::kNormal, words);
+    const Status status =
+        RDMAORDER_LIKELY(slot_bytes == wire::kSlotBytesDefault)
+            ? session.link->send<wire::kSlotBytesDefault>(ring::Lane::kNormal, words)
+            : session.link->send(ring::Lane::kNormal, words);
     if (RDMAORDER_LIKELY(ok(status))) return status;
     if (status != Status::kFull) {
       send_failed(session, status);
@@ -290,20 +353,14 @@ void Gateway::Receiver::publish(GatewaySession& session) noexcept {
   (void)session.link->publish(own);  // a failed transport shows at the next send or progress
 }
 
-// A session's line goes out in the first pass that found nothing for it (off the path of a lone
-// order), or when a quarter of its ring is owed (so that a busy strategy never waits for credit).
+// Lines go out in a pass that found nothing, off the path of a lone order, and every few passes
+// when other sessions keep the receiver busy.
 void Gateway::Receiver::publish_dirty() noexcept {
-  std::erase_if(dirty_, [this](GatewaySession* session) {
-    if (session->link != nullptr) {
-      if (session->serviced_pass == pass_count_ &&
-          session->link->unpublished_count() < session->link->reader().geometry().slot_count / 4) {
-        return false;
-      }
-      publish(*session);
-    }
+  for (GatewaySession* session : dirty_) {
+    if (session->link != nullptr) publish(*session);
     session->dirty = false;
-    return true;
-  });
+  }
+  dirty_.clear();
 }
 
 void Gateway::Receiver::trouble(GatewaySession& session, Status status) noexcept {

@@ -18,7 +18,6 @@ struct GatewaySession {
   bool dirty = false;  ///< positions moved since the last status line
   std::uint64_t next_order_sequence = 1;
   std::uint64_t next_report_sequence = 1;
-  std::uint64_t serviced_pass = 0;
 
   /// A link made and not yet begun; `attaching` stays set until it is.
   struct Pending {
@@ -104,8 +103,10 @@ class Gateway::Receiver final : public ReportSink {
   };
 
   static constexpr std::uint64_t kNeverChanges = 0;  ///< what the watch of a failed link looks at
+  static constexpr std::uint64_t kBusyPassesPerPublish = 64;
   static constexpr std::uint64_t kPassesPerHousekeeping = 64;
   static constexpr std::uint64_t kBusyPassesPerHousekeeping = 8;
+  static_assert(kBusyPassesPerPublish % kBusyPassesPerHousekeeping == 0);
   static constexpr std::uint64_t kStallNs = 1'000'000;
   static constexpr std::uint32_t kBeatsPerPass = 4;
 
@@ -116,17 +117,23 @@ class Gateway::Receiver final : public ReportSink {
   void idle(std::uint64_t idle_since_ticks) noexcept;
 
   bool service(std::size_t watch_index) noexcept;
+  bool service_watch(std::size_t watch_index) noexcept;  ///< the same inline, for the scan
+  bool service_opaque(std::size_t watch_index) noexcept;
+  void count_taken(GatewaySession& session, std::uint32_t taken) noexcept;
+  void nothing_taken(GatewaySession& session, Status status) noexcept;
+  void owe_line(GatewaySession& session) noexcept;
+  template <bool kNarrow>
   std::uint32_t take_orders(GatewaySession& session, Status* status) noexcept;
-  void take_opaque(GatewaySession& session, const std::uint64_t* slot_words,
-                   std::uint64_t sequence) noexcept;
-  Reason admit(GatewaySession& session, const std::uint64_t* slot_words,
-               wire::OrderRecord& order) noexcept;
-  bool journal_order(GatewaySession& session, const std::uint64_t* slot_words,
+  std::uint32_t take_wide_orders(GatewaySession& session, Status* status) noexcept;
+  std::uint32_t take_opaque(GatewaySession& session, Status* status) noexcept;
+  Reason admit(std::uint64_t header_word, const wire::OrderRecord& order) noexcept;
+  template <bool kNarrow>
+  bool journal_order(GatewaySession& session, const AliasingWord* slot_words,
                      std::uint64_t sequence, Reason reason) noexcept;
   void sync_orders(std::uint32_t count) noexcept;
-  void dispatch(std::uint32_t count) noexcept;
+  void dispatch_around_refused(std::uint32_t count) noexcept;
   void reject(const wire::OrderRecord& order, Reason reason) noexcept;
-  Status send_slot(GatewaySession& session, const std::uint64_t* slot_words,
+  Status send_slot(GatewaySession& session, std::uint64_t* slot_words,
                    std::uint32_t used_bytes) noexcept;
   void flush_backlogs() noexcept;
   void publish(GatewaySession& session) noexcept;
@@ -150,11 +157,14 @@ class Gateway::Receiver final : public ReportSink {
   std::vector<GatewaySession*> backlogged_;
   std::vector<wire::OrderRecord> orders_;
   std::vector<Reason> reasons_;
+  std::uint32_t refused_count_ = 0;  ///< of reasons_, in the batch at hand
+  bool sync_each_batch_ = false;
   std::uint64_t pass_count_ = 0;
   std::uint64_t now_ns_ = 0;  ///< time of this pass, read when first needed
   bool halted_ = false;
   Reason halt_reason_ = Reason::kNone;
   bool closing_ = false;
+  bool beating_ = false;  ///< status lines of this heartbeat are still to be written
   gateway::Guard guard_;
   RealtimeClock clock_;
   std::unique_ptr<Handler> handler_;

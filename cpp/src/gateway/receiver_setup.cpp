@@ -38,6 +38,7 @@ Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler
       counters_file_(monitor::CountersFile::create(
           config.counters_path, "gateway",
           kProcessCounterCount + kSessionCounterCount * config.max_session_count)) {
+  sync_each_batch_ = journal_ != nullptr && journal_->sync_policy() == journal::SyncPolicy::kBatch;
   const auto make = [this](const char* name) { return counters_file_->make(name); };
   counters_ = {make("passes"),
                make("idle_passes"),
@@ -228,6 +229,7 @@ void Gateway::Receiver::beat() noexcept {
   for (std::uint32_t n = 0; n < kBeatsPerPass && beat_cursor_ < watched_.size(); ++n) {
     publish(*watched_[beat_cursor_++]);
   }
+  beating_ = beat_cursor_ < watched_.size();
 }
 
 void Gateway::Receiver::housekeep() noexcept {
@@ -245,6 +247,7 @@ void Gateway::Receiver::housekeep() noexcept {
     clock_.anchor();
     ++heartbeat_;
     beat_cursor_ = 0;
+    beating_ = true;
     counters_.heartbeat.set(heartbeat_);
     if (journal_ != nullptr) counters_.journal_records.set(journal_->last_position());
     for (GatewaySession* session : watched_) {
