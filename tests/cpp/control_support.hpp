@@ -86,7 +86,7 @@ class TemporaryDirectory {
 /// The gateway's end of one connection.
 class Peer {
  public:
-  static constexpr std::size_t kDescriptorsMax = 16;
+  static constexpr std::size_t kDescriptorsMax = 253;
 
   explicit Peer(int fd) : fd_(fd) {}
   [[nodiscard]] int fd() const { return fd_; }
