@@ -79,6 +79,7 @@ TEST_F(JournalWriter, AScanBesideALiveWriterSeesACleanPrefix) {
       if (writer->last_position() % 512 == 0) std::this_thread::sleep_for(200us);
     }
   });
+  EXPECT_TRUE(eventually([&] { return appended.load() != 0; }));
   std::uint64_t last = 0;
   for (int round = 0; round < 150; ++round) {
     const std::uint64_t before = appended.load();

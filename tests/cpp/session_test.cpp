@@ -138,7 +138,8 @@ TEST(Session, SendsNothingToAGatewayThatIsClosing) {
 }
 
 TEST(Session, IsDeadWithTheCauseWhenTheTransportFails) {
-  PlayedGateway gateway;
+  // Slow beats, so that the order is the first write to fail and not a beat on the way to it.
+  PlayedGateway gateway({.heartbeat_interval_ns = kHour});
   gateway.to_gateway->die();
   EXPECT_EQ(gateway.send(), Status::kTransport);
   EXPECT_EQ(gateway.session->state(), LinkState::kDead);
