@@ -18,6 +18,10 @@ struct HandlerReport {
 };
 static_assert(sizeof(HandlerReport) == 64 && offsetof(HandlerReport, session_index) == 56);
 
+/// Flags of an array that numpy made and nobody changed.
+constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_OWNDATA_ |
+                       py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
 }  // namespace
 
 PythonHandler::PythonHandler(py::object object)
@@ -60,6 +64,7 @@ PythonHandler::~PythonHandler() {
   }
   on_orders_ = py::object();
   on_idle_ = py::object();
+  single_ = py::object();
   order_dtype_ = py::object();
   report_dtype_ = py::object();
 }
@@ -69,8 +74,8 @@ void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,
   const Turn turn(*this);
   try {
     // A copy: the handler may keep the batch, the receiver's buffer is used again at once.
-    py::array batch(py::reinterpret_borrow<py::dtype>(order_dtype_), orders.size());
-    std::memcpy(batch.mutable_data(), orders.data(), orders.size_bytes());
+    const py::array batch = array_for(orders.size());
+    std::memcpy(py::detail::array_proxy(batch.ptr())->data, orders.data(), orders.size_bytes());
     if (forward(on_orders_(batch), sink)) return;
   } catch (const std::exception& error) {
     keep_error(error.what());
@@ -99,11 +104,27 @@ void PythonHandler::on_idle(ReportSink& sink) noexcept {
   }
 }
 
+// Making an array costs as much as a small handler, and most batches are of one order: its array is
+// taken again when the handler kept no reference to it (a view holds one) and left it as it was.
+py::array PythonHandler::array_for(std::size_t order_count) {
+  if (RDMAORDER_LIKELY(order_count == 1 && single_)) {
+    const auto* kept = py::detail::array_proxy(single_.ptr());
+    if (Py_REFCNT(single_.ptr()) == 1 && kept->descr == order_dtype_.ptr() && kept->nd == 1 &&
+        kept->dimensions[0] == 1 && (kept->flags & kPlain) == kPlain) {
+      return py::reinterpret_borrow<py::array>(single_);
+    }
+  }
+  py::array made(py::reinterpret_borrow<py::dtype>(order_dtype_), order_count);
+  if (order_count == 1) single_ = made;
+  return made;
+}
+
 // False (error kept) when the result is no array of reports; then none of it was sent.
 bool PythonHandler::forward(const py::object& result, ReportSink& sink) {
   if (result.is_none()) return true;
   if (!py::isinstance<py::array>(result) ||
-      !py::reinterpret_borrow<py::array>(result).dtype().equal(report_dtype_)) {
+      (py::detail::array_proxy(result.ptr())->descr != report_dtype_.ptr() &&
+       !py::reinterpret_borrow<py::array>(result).dtype().equal(report_dtype_))) {
     keep_error(
         "the handler must return None or an array of HANDLER_REPORT "
         "(rdmaorder.execution_reports(n) makes one), not " +

@@ -51,6 +51,7 @@ class PythonHandler final : public Handler {
     bool kept_;
   };
 
+  pybind11::array array_for(std::size_t order_count);
   bool forward(const pybind11::object& result, ReportSink& sink);
   void keep_error(const std::string& text) noexcept;
 
@@ -60,6 +61,7 @@ class PythonHandler final : public Handler {
   pybind11::object on_idle_;
   pybind11::object order_dtype_;
   pybind11::object report_dtype_;
+  pybind11::object single_;  ///< array of one order, null before the first
   std::uint64_t next_idle_ticks_ = 0;
   std::uint64_t idle_interval_ticks_;
   monitor::Counter error_counter_;

@@ -39,6 +39,16 @@ class Answering:
         return self.answer(orders)
 
 
+class Passing:
+    """The same, and keeps nothing."""
+
+    def __init__(self, answer: Callable[[Records], Any]) -> None:
+        self.answer = answer
+
+    def on_orders(self, orders: Records) -> Any:
+        return self.answer(orders)
+
+
 class Filling:
     """Accepts at once, fills when there is nothing else to do."""
 
@@ -87,6 +97,53 @@ def test_a_batch_that_a_handler_keeps_never_changes(
         order(session, n)
         take(session, 1)
     assert [int(batch["cl_ord_id"][0]) for batch in handler.batches] == list(range(1, 31))
+
+
+@pytest.mark.parametrize(
+    "keep", [lambda orders: orders["cl_ord_id"], lambda orders: orders[:1]["cl_ord_id"], memoryview]
+)
+def test_a_view_of_a_batch_that_a_handler_keeps_never_changes(
+    start_gateway: StartGateway, connect: Connect, keep: Callable[[Records], Any]
+) -> None:
+    kept: list[Any] = []
+    session = connect(
+        start_gateway(handler=Passing(lambda orders: kept.append(keep(orders)) or accepted(orders)))
+    )
+    for n in range(1, 11):
+        order(session, n)
+        take(session, 1)
+    ids = [
+        int(np.asarray(view)["cl_ord_id"][0]) if isinstance(view, memoryview) else int(view[0])
+        for view in kept
+    ]
+    assert ids == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda orders: orders.setflags(write=False),
+        lambda orders: orders.resize(0, refcheck=False),
+        lambda orders: setattr(orders, "shape", (1, 1)),
+        lambda orders: setattr(orders, "dtype", np.uint8),
+    ],
+)
+def test_what_a_handler_does_to_its_array_does_not_reach_the_next_batch(
+    start_gateway: StartGateway, connect: Connect, spoil: Callable[[Records], Any]
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def answer(orders: Records) -> Records:
+        seen.append((*orders.shape, int(orders["cl_ord_id"][0]), orders.flags.writeable))
+        reports = accepted(orders)
+        spoil(orders)
+        return reports
+
+    session = connect(start_gateway(handler=Passing(answer)))
+    for n in range(1, 6):
+        order(session, n)
+        take(session, 1)
+    assert seen == [(1, n, True) for n in range(1, 6)]
 
 
 def test_reports_may_come_later_and_belong_to_their_orders(
