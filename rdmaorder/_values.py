@@ -164,6 +164,12 @@ class SessionEventKind(IntEnum):
     RESUMED = 3
     THROTTLED = 4
     TERMINATED = 5
+    REPORTS_LOST = 6
+    CANCELED = 7
+    ESTABLISHED = 64
+    SUSPECT = 65
+    LIVE = 66
+    DEAD = 67
 
 
 class Status(IntEnum):

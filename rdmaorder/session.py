@@ -85,6 +85,17 @@ class Session(_core.SessionCore):
             durable,
         )
 
+    def reconnect(self, timeout_s: float = 5.0) -> None:
+        """Gives the session a new link (new epoch, windows and keys) and goes on where it was.
+
+        Tries until the gateway takes it. Poll what has arrived first: without a journal the gateway
+        cannot repeat it. Then: messages that were written and never applied are told by an event
+        NOT_APPLIED; reports from the first one not yet polled on are replayed, their ``flags`` with
+        FLAG_POSS_RESEND. Raises what :func:`connect` raises; the session is then dead and may try
+        again.
+        """
+        _core.session_reconnect(self, _to_ns("timeout_s", timeout_s))
+
     def latency(self, *, reset: bool = False) -> _core.Histogram:
         """Times in ns from a send call to the poll that delivered the request's first report."""
         return _core.session_latency(self, reset)
@@ -116,6 +127,8 @@ def connect(
     report_slots: int = 1024,
     slot_bytes: int = 64,
     next_sequence: int = 0,
+    next_report_sequence: int = 0,
+    resume: bool = False,
     connect_timeout_s: float = 5.0,
     send_timeout_s: float = 1.0,
     suspect_after_s: float = 0.02,
@@ -136,7 +149,10 @@ def connect(
     stands. ``order_slots``, ``report_slots``: ring sizes asked for, powers of two (``status()`` has
     those granted).
     ``next_sequence``: the sequence this strategy writes next if it knows, 0 to take the gateway's
-    word. ``send_timeout_s``: how long a send waits while the ring is full. ``suspect_after_s``,
+    word. ``next_report_sequence``: the first report wanted; those made before are replayed from the
+    gateway's journal, marked FLAG_POSS_RESEND. 0 takes only what comes, or with ``resume`` (for a
+    strategy that was started anew) everything that no earlier link is known to have delivered.
+    ``send_timeout_s``: how long a send waits while the ring is full. ``suspect_after_s``,
     ``dead_after_s``: silence of the gateway's heartbeat after which sends are refused, and after
     which the link is given up.
 
@@ -159,6 +175,10 @@ def connect(
         schema_id=SCHEMA_ID,
         schema_version=SCHEMA_VERSION,
         next_sequence=_integer("next_sequence", next_sequence, 0, _SEQUENCE_MAX),
+        next_report_sequence=_integer(
+            "next_report_sequence", next_report_sequence, 0, _SEQUENCE_MAX
+        ),
+        undelivered_reports=bool(resume),
         connect_timeout_ns=_to_ns("connect_timeout_s", connect_timeout_s),
         send_timeout_ns=_to_ns("send_timeout_s", send_timeout_s),
         suspect_after_ns=_to_ns("suspect_after_s", suspect_after_s),

@@ -84,12 +84,13 @@ class GatewayCore {
     const journal::Config journal = journal_config(settings);
     const py::gil_scoped_release release;
     std::unique_ptr<journal::Writer> writer;
-    SessionRecovery recovery;
+    SessionRecovery recovery(native.get());
     if (!journal.directory.empty()) {
       writer = journal::Writer::open(journal, std::ref(recovery), &recovered_);
     }
     gateway_ = std::make_unique<Gateway>(config, std::move(native), std::move(writer),
                                          recovery.sessions());
+    in_doubt_ = gateway_->counters().make("orders_in_doubt").get();
     const monitor::Counter errors = gateway_->counters().make("handler_errors");
     links_failed_ = gateway_->counters().make("links_failed");
     if (python_handler_ != nullptr) python_handler_->count_errors_in(errors);
@@ -116,6 +117,7 @@ class GatewayCore {
     d["live"] = grant.live;
     d["next_order_sequence"] = grant.next_order_sequence;
     d["next_report_sequence"] = grant.next_report_sequence;
+    d["undelivered_report_sequence"] = grant.undelivered_report_sequence;
     d["slot_bytes"] = slot_bytes;
     d["order_slot_count"] = grant.order_slot_count;
     d["report_slot_count"] = grant.report_slot_count;
@@ -125,8 +127,9 @@ class GatewayCore {
   }
 
   py::dict attach_shm(std::uint32_t session_index, int report_fd, const py::dict& report_window,
-                      std::uint64_t next_order_sequence, std::uint64_t /*next_report_sequence*/) {
+                      std::uint64_t next_order_sequence, std::uint64_t next_report_sequence) {
     AttachRequest request = attach_request(session_index, report_window, next_order_sequence);
+    request.next_report_sequence = next_report_sequence;
     AttachResult result;
     {
       const py::gil_scoped_release release;
@@ -148,9 +151,10 @@ class GatewayCore {
 
   py::dict attach_rdma(std::uint32_t session_index, const py::dict& endpoint,
                        const py::dict& window, std::uint64_t next_order_sequence,
-                       std::uint64_t /*next_report_sequence*/, const std::string& local_address,
+                       std::uint64_t next_report_sequence, const std::string& local_address,
                        const std::map<std::string, std::string>& options) {
     AttachRequest request = attach_request(session_index, window, next_order_sequence);
+    request.next_report_sequence = next_report_sequence;
     request.hold = true;  // until the strategy's queue pair can receive
     control::Endpoint peer;
     take(endpoint, "qp_number", peer.qp_number);
@@ -254,6 +258,7 @@ class GatewayCore {
     d["last_error"] = writer->last_error();
     d["recovered_records"] = recovered_.record_count;
     d["damage"] = recovered_.damage;
+    d["in_doubt"] = in_doubt_;
     return d;
   }
 
@@ -331,6 +336,7 @@ class GatewayCore {
   PythonHandler* python_handler_ = nullptr;  ///< owned by the gateway
   monitor::Counter links_failed_;
   journal::ScanResult recovered_;
+  std::uint64_t in_doubt_ = 0;
   std::unique_ptr<Gateway> gateway_;
 };
 

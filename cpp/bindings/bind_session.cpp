@@ -32,6 +32,7 @@ void session_connect(const py::object& core, const std::string& url, const std::
                      std::uint32_t order_slots, std::uint32_t report_slots,
                      std::uint32_t slot_bytes, std::uint16_t schema_id,
                      std::uint16_t schema_version, std::uint64_t next_sequence,
+                     std::uint64_t next_report_sequence, bool undelivered_reports,
                      std::uint64_t connect_timeout_ns, std::uint64_t send_timeout_ns,
                      std::uint64_t suspect_after_ns, std::uint64_t dead_after_ns,
                      const std::string& huge_pages, const std::string& session_key,
@@ -46,6 +47,8 @@ void session_connect(const py::object& core, const std::string& url, const std::
   config.connect.schema_id = schema_id;
   config.connect.schema_version = schema_version;
   config.connect.next_order_sequence = next_sequence;
+  config.connect.next_report_sequence = next_report_sequence;
+  config.connect.undelivered_reports = undelivered_reports;
   config.connect.timeout_ns = connect_timeout_ns;
   config.connect.huge_pages = huge_pages_of(huge_pages);
   if (!session_key.empty()) config.connect.session_key = control::parse_session_key(session_key);
@@ -193,6 +196,17 @@ bool session_close(const py::object& core, std::uint64_t timeout_ns) {
   return confirmed;
 }
 
+void session_reconnect(const py::object& core, std::uint64_t timeout_ns) {
+  SessionState& state = state_of(core);
+  state.busy = true;
+  struct Idle {
+    bool& busy;
+    ~Idle() { busy = false; }
+  } const idle{state.busy};
+  const py::gil_scoped_release release;
+  state.session->reconnect(timeout_ns);
+}
+
 monitor::Histogram session_latency(const py::object& core, bool reset) {
   monitor::Histogram& histogram = state_of(core).session->latency_ns();
   monitor::Histogram copy = histogram;
@@ -207,6 +221,7 @@ void bind_session(py::module_& m) {
   m.def("session_connect", &session_connect, py::arg("core"), py::kw_only(), py::arg("url"),
         py::arg("session"), py::arg("order_slots"), py::arg("report_slots"), py::arg("slot_bytes"),
         py::arg("schema_id"), py::arg("schema_version"), py::arg("next_sequence"),
+        py::arg("next_report_sequence"), py::arg("undelivered_reports"),
         py::arg("connect_timeout_ns"), py::arg("send_timeout_ns"), py::arg("suspect_after_ns"),
         py::arg("dead_after_ns"), py::arg("huge_pages"), py::arg("session_key"), py::arg("tls_ca"),
         py::arg("tls_certificate"), py::arg("tls_key"), py::arg("tls_name"));
@@ -217,6 +232,7 @@ void bind_session(py::module_& m) {
         py::arg("timeout_ns"), py::arg("durable"));
   m.def("session_wait_readable", &session_wait_readable, py::arg("core"), py::arg("timeout_ns"));
   m.def("session_close", &session_close, py::arg("core"), py::arg("timeout_ns"));
+  m.def("session_reconnect", &session_reconnect, py::arg("core"), py::arg("timeout_ns"));
   m.def("session_latency", &session_latency, py::arg("core"), py::arg("reset"));
   m.def("session_next_sequence",
         [](const py::object& core) { return state_of(core).session->next_sequence(); });

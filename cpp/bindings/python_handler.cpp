@@ -26,6 +26,7 @@ constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_OWNDA
 
 PythonHandler::PythonHandler(py::object object)
     : on_orders_(object.attr("on_orders")),
+      recover_(py::hasattr(object, "recover") ? py::object(object.attr("recover")) : py::none()),
       on_idle_(py::hasattr(object, "on_idle") ? py::object(object.attr("on_idle")) : py::none()),
       order_dtype_(from_messages("ORDER_RECORD")),
       report_dtype_(from_messages("HANDLER_REPORT")),
@@ -63,10 +64,24 @@ PythonHandler::~PythonHandler() {
     PyThreadState_Delete(thread_state_);
   }
   on_orders_ = py::object();
+  recover_ = py::object();
   on_idle_ = py::object();
   single_ = py::object();
   order_dtype_ = py::object();
   report_dtype_ = py::object();
+}
+
+void PythonHandler::recover(std::span<const wire::OrderRecord> in_doubt,
+                            ReportSink& sink) noexcept {
+  const Turn turn(*this);
+  if (recover_.is_none()) return;
+  try {
+    const py::array batch = array_for(in_doubt.size());
+    std::memcpy(py::detail::array_proxy(batch.ptr())->data, in_doubt.data(), in_doubt.size_bytes());
+    (void)forward(recover_(batch), sink);
+  } catch (const std::exception& error) {
+    keep_error(error.what());
+  }
 }
 
 void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,

@@ -26,6 +26,8 @@ class PythonHandler final : public Handler {
   explicit PythonHandler(pybind11::object object);
   ~PythonHandler() override;
 
+  /// `object.recover(batch)`, where it exists; an error is kept and answers nothing.
+  void recover(std::span<const wire::OrderRecord> in_doubt, ReportSink& sink) noexcept override;
   void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept override;
   void on_idle(ReportSink& sink) noexcept override;
 
@@ -58,6 +60,7 @@ class PythonHandler final : public Handler {
   PyThreadState* thread_state_ = nullptr;  ///< of thread_, between turns
   std::thread::id thread_;
   pybind11::object on_orders_;
+  pybind11::object recover_;
   pybind11::object on_idle_;
   pybind11::object order_dtype_;
   pybind11::object report_dtype_;

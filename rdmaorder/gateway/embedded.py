@@ -31,6 +31,11 @@ class PythonHandler(Protocol):
 
     An optional method ``on_idle() -> Records | None`` is called about every millisecond in which no
     order came, for reports that answer no order just received (fills).
+
+    An optional method ``recover(orders: Records) -> Records | None`` is called once when the
+    gateway starts on a journal, with the orders in doubt: handed to the handler by an earlier run
+    and without a report. Their ``flags`` have ``FLAG_POSS_RESEND``: ask the venue what became of
+    each before sending it anew. Without this method they stay without an outcome.
     """
 
     def on_orders(self, orders: Records) -> Records | None:
@@ -72,10 +77,24 @@ class Gateway:
         elif not callable(getattr(chosen, "on_orders", None)):
             raise ConfigError(f"handler: {self.handler_name} has no method on_orders")
         self._core = _core.GatewayCore(_core_settings(self.config, self.counters_path), chosen)
+        self._tell_in_doubt(chosen)
         self._server: ControlServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
+
+    def _tell_in_doubt(self, handler: object) -> None:
+        in_doubt = self._core.journal_state().get("in_doubt", 0)
+        if not in_doubt:
+            return
+        settled = handler in ("accept", "venue") or hasattr(handler, "recover")
+        _log.warning(
+            "%d orders were handed to the handler before the restart and have no report; %s",
+            in_doubt,
+            "they were given to it again to recover"
+            if settled
+            else f"handler {self.handler_name} has no recover(), so they stay without an outcome",
+        )
 
     @property
     def url(self) -> str:

@@ -49,7 +49,8 @@ class ControlCore(Protocol):
     ) -> dict[str, Any]:
         """Makes or finds the session. Keys: session_index, live, next_order_sequence,
         next_report_sequence, slot_bytes, order_slot_count, report_slot_count,
-        cancel_reserve_count, heartbeat_interval_ns. Raises Refused or ConfigError."""
+        cancel_reserve_count, heartbeat_interval_ns, and undelivered_report_sequence where the core
+        can replay reports. Raises Refused or ConfigError."""
         ...
 
     def attach_shm(
@@ -151,6 +152,8 @@ class Handshake:
         granted = await self._open_session(asked)
         answer = {"type": "NegotiationResponse", "gateway_version": self._version}
         answer |= {key: granted[key] for key in _RESPONSE_KEYS} | {"pid": os.getpid()} | proof
+        if "undelivered_report_sequence" in granted:
+            answer["undelivered_report_sequence"] = granted["undelivered_report_sequence"]
         await channel.send(protocol.encode_frame(answer))
         return self._sessions[asked.session], int(granted["session_index"])
 

@@ -29,11 +29,14 @@ ALLOWED["bindings"] = set(ALLOWED)
 # Public headers that stand at the top of the include folder.
 TOP_HEADERS = {
     **dict.fromkeys(
-        ("atomic_word", "clock", "config", "error", "platform", "status", "types"), "base"
+        ("atomic_word", "clock", "config", "error", "fault_point", "platform", "status", "types"),
+        "base",
     ),
     **{layer: layer for layer in ("control", "gateway", "journal", "monitor", "session")},
     "handler": "gateway",
     "journal_reader": "journal",
+    "recovery": "gateway",
+    "journal_marks": "gateway",
     "link": "link",
     "rdma_link": "link",
 }

@@ -66,6 +66,11 @@ struct ConnectRequest {
   std::uint16_t schema_version = 0;
   /// Sequence the strategy will write next, 0: take up where the gateway stands.
   std::uint64_t next_order_sequence = 0;
+  /// First report it wants; the gateway replays what it made before from its journal, marked as
+  /// possible resend. 0: only reports made from now on, or with `undelivered_reports` from the
+  /// first that no earlier link is known to have delivered.
+  std::uint64_t next_report_sequence = 0;
+  bool undelivered_reports = false;
   std::uint64_t timeout_ns = 5'000'000'000;  ///< for the whole handshake
   memory::HugePages huge_pages = memory::HugePages::kTry;
   /// Key shared with the gateway ([sessions.NAME] key), as bytes. Empty: none. With one, a gateway
@@ -163,6 +168,8 @@ struct Established {
   /// Order sequences below next_order_sequence that the gateway never saw and never will apply,
   /// because the request named a later one than the gateway's next.
   std::uint64_t not_applied_count = 0;
+  /// Reports that were asked for and that the gateway cannot give (it has no journal).
+  std::uint64_t lost_report_count = 0;
 };
 
 /// Connects and establishes. `maker` is needed for rdma:// and not used for shm:; it must outlive

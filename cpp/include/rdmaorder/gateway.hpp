@@ -22,6 +22,7 @@
 #include "rdmaorder/link.hpp"
 #include "rdmaorder/memory/window.hpp"
 #include "rdmaorder/monitor.hpp"
+#include "rdmaorder/recovery.hpp"
 
 namespace rdmaorder {
 
@@ -70,6 +71,8 @@ struct SessionGrant {
   bool live = false;  ///< another link is established now
   std::uint64_t next_order_sequence = 1;
   std::uint64_t next_report_sequence = 1;
+  /// First report that no earlier link is known to have delivered.
+  std::uint64_t undelivered_report_sequence = 1;
   std::uint32_t order_slot_count = 0;
   std::uint32_t report_slot_count = 0;
 };
@@ -78,6 +81,9 @@ struct AttachRequest {
   std::uint32_t session_index = 0;
   /// Sequence the strategy says it writes next; 0: take up where the gateway stands.
   std::uint64_t next_order_sequence = 0;
+  /// First report it wants; those before the gateway's next are replayed from the journal, marked
+  /// kFlagPossResend. 0: only what comes. Above the gateway's next: the gateway goes there.
+  std::uint64_t next_report_sequence = 0;
   ring::Geometry report_geometry;
   std::unique_ptr<transport::Transport> transport;  ///< into the strategy's window, or empty and:
   /// Makes it once the order window exists (verbs registers that memory first).
@@ -100,25 +106,6 @@ struct DetachResult {
   std::uint64_t last_report_sequence = 0;
 };
 
-/// A session known from an earlier run of the gateway (journal).
-struct RecoveredSession {
-  std::string name;
-  std::uint32_t session_index = 0;
-  std::uint64_t next_order_sequence = 1;
-  std::uint64_t next_report_sequence = 1;
-};
-
-/// Collects the sessions of a journal while journal::Writer::open recovers it.
-class SessionRecovery {
- public:
-  void operator()(const journal::Record& record);
-  [[nodiscard]] const std::vector<RecoveredSession>& sessions() const noexcept { return sessions_; }
-
- private:
-  RecoveredSession& at(std::uint32_t session_index);
-  std::vector<RecoveredSession> sessions_;
-};
-
 struct SessionView {
   std::string name;
   std::uint32_t session_index = 0;
@@ -134,7 +121,9 @@ struct SessionView {
 /// Thread-safe where the methods say so.
 class Gateway {
  public:
-  /// `journal_writer` may be null: nothing is kept, nothing survives. Throws Error.
+  /// `journal_writer` may be null: nothing is kept, nothing survives. `recovered`: what that
+  /// journal knew. Requests in it that have no answer get theirs here: refused ones their refusal,
+  /// the others are handed to Handler::recover. Throws Error.
   Gateway(GatewayConfig config, std::unique_ptr<Handler> handler,
           std::unique_ptr<journal::Writer> journal_writer,
           const std::vector<RecoveredSession>& recovered = {});
@@ -168,6 +157,11 @@ class Gateway {
   /// Takes what is in the rings, ends the receiver thread, syncs the journal. Idempotent.
   void stop();
 
+  /// One small batch for each session whose reports are being replayed; true while there is more
+  /// to do. A thread of the gateway does this once started; a program that calls run_pass itself
+  /// calls this too, from that thread.
+  bool replay_pass();
+
   // --- the receiver's thread
   // -------------------------------------------------------------------------
   /// One look at every session. True when an order was taken. Only while no thread runs (start).
@@ -179,8 +173,10 @@ class Gateway {
 
  private:
   class Receiver;
+  class Replay;
   GatewayConfig config_;
   std::unique_ptr<Receiver> receiver_;
+  std::unique_ptr<Replay> replay_;
   std::mutex mutex_;  ///< set-up state: session names, draining
   bool draining_ = false;
   bool stopped_ = false;

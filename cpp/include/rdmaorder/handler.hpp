@@ -29,6 +29,13 @@ class ReportSink {
   ~ReportSink() = default;
 };
 
+/// A report as the journal has it.
+struct RestoredReport {
+  std::uint32_t session_index = 0;
+  std::uint64_t order_sequence = 0;
+  wire::ExecutionReport report{};
+};
+
 /// Runs in the receiver's thread; every call is from that thread. Orders arrive verified, past the
 /// guard and already in the journal; each span is from one session, in sequence order.
 class Handler {
@@ -37,6 +44,21 @@ class Handler {
   Handler(const Handler&) = delete;
   Handler& operator=(const Handler&) = delete;
   virtual ~Handler() = default;
+
+  // A gateway that starts on a journal calls restore() and then recover(), before anything else and
+  // from the thread that makes it.
+
+  /// Each report of the journal, oldest first, for a handler that builds its state from them.
+  /// `request`: what it answers, null for a further report on a request that was answered before.
+  virtual void restore(const wire::OrderRecord* /*request*/,
+                       const RestoredReport& /*report*/) noexcept {}
+  /// Once. `in_doubt`: orders of any session, in journal order, that went to the handler and have
+  /// no report in the journal; the process died before, in or just after on_orders. They are marked
+  /// kFlagPossResend. A handler that passes orders on asks its venue what became of each; one whose
+  /// state is what restore() built may simply take them as new. Not overridden, they stay without
+  /// an outcome until a report names them.
+  virtual void recover(std::span<const wire::OrderRecord> /*in_doubt*/,
+                       ReportSink& /*sink*/) noexcept {}
 
   virtual void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept = 0;
   /// A message of a session that negotiated a schema of its own: header and block, opaque to the
@@ -61,6 +83,7 @@ struct VenueConfig {
 /// duplicate new id refused. A cancel of at least the open quantity cancels the order.
 /// Mass cancel: one kCanceled report a live order in scope (reason kMassCancel), then one for the
 /// request itself whose quantity is the number of orders cancelled.
+/// After a restart its live orders and the ids used are those of the journal.
 std::unique_ptr<Handler> make_venue_handler(const VenueConfig& config);
 
 /// Takes orders and says nothing (throughput benchmarks).

@@ -52,6 +52,13 @@ enum class RecordKind : std::uint16_t {
   kNotApplied = 5  ///< sequence: first order sequence never applied; payload: count u64
 };
 
+/// A place in the journal from which reading can begin.
+struct Location {
+  std::uint64_t segment = 0;   ///< 0: the beginning
+  std::uint64_t offset = 0;    ///< bytes into it, where a record starts or the written part ends
+  std::uint64_t position = 1;  ///< of the record there
+};
+
 struct Record {
   std::uint64_t position = 0;
   std::uint64_t time_ns = 0;
@@ -60,6 +67,8 @@ struct Record {
   RecordKind kind{};
   std::uint16_t detail = 0;
   std::span<const std::byte> payload;  ///< valid during the callback only
+  std::uint64_t segment = 0;           ///< where it was read, for Location
+  std::uint64_t offset = 0;
 };
 
 struct Config {
@@ -104,6 +113,11 @@ class Writer {
   virtual Status sync_batch() noexcept = 0;
   /// Brings everything to stable storage whatever the policy (shutdown). kOk or kIo.
   virtual Status sync_now() noexcept = 0;
+
+  /// Where the next record goes, or a place not far before. The appending thread. A writer that
+  /// keeps nothing to read back says the beginning, and no directory.
+  [[nodiscard]] virtual Location location() const noexcept { return {}; }
+  [[nodiscard]] virtual std::string directory() const { return {}; }
 
   /// Position of the last appended record.
   [[nodiscard]] virtual std::uint64_t last_position() const noexcept = 0;

@@ -31,6 +31,9 @@ class Reader {
 
   /// Nothing is opened yet.
   explicit Reader(std::string directory);
+  /// Reads from `from` on, as a writer or an earlier reading of this directory gave it. Throws as
+  /// next().
+  Reader(std::string directory, const Location& from);
   ~Reader();
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
@@ -46,6 +49,8 @@ class Reader {
   /// Segment that was being read (0: none yet) and the offset just behind its last good record.
   [[nodiscard]] std::uint64_t end_segment() const noexcept { return number_; }
   [[nodiscard]] std::uint64_t end_offset() const noexcept { return offset_; }
+  /// Position of the record that next() would give.
+  [[nodiscard]] std::uint64_t next_position() const noexcept { return expected_; }
 
  private:
   enum class Check : std::uint8_t { kGood, kZero, kBad, kEnd };

@@ -46,6 +46,12 @@ class Session {
  public:
   /// Connects and establishes; throws Error (see control::connect).
   static std::unique_ptr<Session> connect(const SessionConfig& config);
+  /// A new link for this session in place of the one it has, which is ended: new epoch, windows and
+  /// keys, the same sequences. Tries until the gateway takes it or `timeout_ns` have passed; throws
+  /// Error then, and at once for a refusal that time does not mend. The session stays DEAD after a
+  /// failure and may try again. What was written and never applied is told as an event kNotApplied
+  /// (or resent, SessionConfig::on_gap); the reports from next_report_sequence() on are replayed.
+  void reconnect(std::uint64_t timeout_ns);
   /// Over a link that exists already (tests, benchmarks, an embedded gateway). `connection`
   /// may be empty.
   Session(const SessionConfig& config, control::Established established,
@@ -176,6 +182,14 @@ class Session {
   void judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept;
   void ask_socket() noexcept;
   void fail(LinkState state, const std::string& cause) noexcept;
+  void end_link() noexcept;
+  void begin_link(control::Established established,
+                  std::unique_ptr<transport::Transport> transport);
+  void tell_handshake() noexcept;
+  void tell(SessionEventKind kind, Reason reason = Reason::kNone, std::uint64_t from_sequence = 0,
+            std::uint64_t count = 0) noexcept;
+  void tell_peer_state(PeerState state) noexcept;
+  void push_event(const wire::SessionEvent& event) noexcept;
   void update_gate() noexcept;
   void publish() noexcept;
 
@@ -203,6 +217,7 @@ class Session {
   std::vector<wire::SessionEvent> events_;
   std::size_t event_head_ = 0;
   std::size_t event_count_ = 0;
+  PeerState told_peer_state_ = PeerState::kOpen;
   std::string cause_;
   monitor::Histogram latency_ns_;
 };

@@ -89,9 +89,16 @@ enum class PeerState : std::uint8_t {
 enum class SessionEventKind : std::uint8_t {
   kNotApplied = 1,  ///< from_sequence, count: never applied, never will be
   kHalted = 2,
-  kResumed = 3,
+  kResumed = 3,  ///< from halted or throttled
   kThrottled = 4,
-  kTerminated = 5,
+  kTerminated = 5,   ///< the gateway ended the link in order
+  kReportsLost = 6,  ///< from_sequence, count: reports that no record holds (a journal that failed)
+  kCanceled = 7,     ///< the gateway cancelled the session's orders; reason says why
+  // Of the strategy's own library, never on the wire:
+  kEstablished = 64,  ///< a new link; from_sequence: the next order's
+  kSuspect = 65,
+  kLive = 66,  ///< heartbeats again after kSuspect
+  kDead = 67,
 };
 
 /// flags of order messages and reports

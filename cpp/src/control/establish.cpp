@@ -26,12 +26,19 @@ Established begin(const ConnectRequest& request, const Granted& granted) {
   return link;
 }
 
+/// First report the strategy wants.
+std::uint64_t wanted_report(const ConnectRequest& request, const Granted& granted) {
+  if (request.next_report_sequence != 0) return request.next_report_sequence;
+  return request.undelivered_reports ? granted.undelivered_report_sequence
+                                     : granted.next_report_sequence;
+}
+
 /// Establish without the window, which each transport tells in its own way.
 MessageWriter establish_message(const ConnectRequest& request, const Granted& granted) {
   MessageWriter message("Establish");
   message.text("session", request.session)
       .number("next_order_sequence", request.next_order_sequence)
-      .number("next_report_sequence", granted.next_report_sequence);
+      .number("next_report_sequence", wanted_report(request, granted));
   return message;
 }
 
@@ -42,6 +49,9 @@ void read_ack(const Message& message, const ConnectRequest& request, const Grant
   link.epoch = message.number("epoch", 1, UINT64_MAX);
   link.next_order_sequence = message.number("next_order_sequence", 1, kSequenceMax);
   link.next_report_sequence = message.number("next_report_sequence", 1, kSequenceMax);
+  const std::uint64_t wanted = wanted_report(request, granted);
+  link.lost_report_count =
+      link.next_report_sequence > wanted ? link.next_report_sequence - wanted : 0;
   link.not_applied_count = message.number("not_applied_count", 0, kSequenceMax);
   link.order_geometry = message.window().geometry;
   if (link.order_geometry.slot_bytes != request.slot_bytes ||

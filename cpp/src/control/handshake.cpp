@@ -49,6 +49,10 @@ Granted read_grant(const Message& message, const ConnectRequest& request) {
       message.number("cancel_reserve_count", 0, granted.order_slot_count - 1));
   (void)message.number("next_order_sequence", 1, kSequenceMax);  // Establish settles it
   granted.next_report_sequence = message.number("next_report_sequence", 1, kSequenceMax);
+  granted.undelivered_report_sequence =
+      message.has_number("undelivered_report_sequence")
+          ? message.number("undelivered_report_sequence", 1, kSequenceMax)
+          : granted.next_report_sequence;
   granted.heartbeat_interval_ns = message.number("heartbeat_interval_ns", 1, kHeartbeatMaxNs);
   granted.gateway_pid = static_cast<int>(message.number("pid", 0, INT32_MAX));
   const std::uint64_t slot_bytes = message.number("slot_bytes", 0, UINT32_MAX);
@@ -145,6 +149,10 @@ void check_request(const ConnectRequest& request) {
   }
   if (request.next_order_sequence > kSequenceMax) {
     bad_request("next_order_sequence = " + std::to_string(request.next_order_sequence) +
+                " is above " + std::to_string(kSequenceMax));
+  }
+  if (request.next_report_sequence > kSequenceMax) {
+    bad_request("next_report_sequence = " + std::to_string(request.next_report_sequence) +
                 " is above " + std::to_string(kSequenceMax));
   }
   if (!request.session_key.empty() && request.session_key.size() < kSessionKeyMinBytes) {

@@ -18,6 +18,7 @@ struct Granted {
   std::uint32_t report_slot_count = 0;
   std::uint32_t cancel_reserve_count = 0;
   std::uint64_t next_report_sequence = 1;
+  std::uint64_t undelivered_report_sequence = 1;
   std::uint64_t heartbeat_interval_ns = 0;
   int gateway_pid = 0;
 };

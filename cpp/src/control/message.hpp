@@ -56,6 +56,7 @@ class Message {
   [[nodiscard]] const std::string& type() const noexcept { return type_; }
   [[nodiscard]] std::uint64_t number(const std::string& key, std::uint64_t low,
                                      std::uint64_t high) const;
+  [[nodiscard]] bool has_number(const std::string& key) const { return numbers_.contains(key); }
   /// At most 1024 bytes; control characters come out as '?', for it will stand in error messages.
   [[nodiscard]] std::string text(const std::string& key) const;
   /// Exactly `count` bytes.

@@ -6,8 +6,11 @@
 #include <bit>
 #include <cstring>
 
+#include "gateway/fault_seams.hpp"
 #include "gateway/receiver.hpp"
+#include "gateway/replay.hpp"
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/fault_point.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -59,54 +62,18 @@ void check(const GatewayConfig& config) {
 
 }  // namespace
 
-RecoveredSession& SessionRecovery::at(std::uint32_t session_index) {
-  if (session_index >= sessions_.size()) {
-    throw Error(ErrorKind::kJournal, "a journal record names session index " +
-                                         std::to_string(session_index) +
-                                         " before the session was introduced");
-  }
-  return sessions_[session_index];
-}
-
-void SessionRecovery::operator()(const journal::Record& record) {
-  switch (record.kind) {
-    case journal::RecordKind::kSession: {
-      const auto* name = reinterpret_cast<const char*>(record.payload.data());
-      RecoveredSession session;
-      session.name.assign(name, record.payload.size());
-      session.session_index = record.session_index;
-      if (record.session_index != sessions_.size()) {
-        throw Error(ErrorKind::kJournal, "the journal introduces session index " +
-                                             std::to_string(record.session_index) +
-                                             " out of order");
-      }
-      sessions_.push_back(std::move(session));
-      return;
-    }
-    case journal::RecordKind::kOrder:
-      at(record.session_index).next_order_sequence = record.sequence + 1;
-      return;
-    case journal::RecordKind::kReport:
-      at(record.session_index).next_report_sequence = record.sequence + 1;
-      return;
-    case journal::RecordKind::kNotApplied: {
-      std::uint64_t count = 0;
-      std::memcpy(&count, record.payload.data(), std::min(sizeof count, record.payload.size()));
-      at(record.session_index).next_order_sequence = record.sequence + count;
-      return;
-    }
-    case journal::RecordKind::kLink:
-      return;
-  }
-}
-
 Gateway::Gateway(GatewayConfig config, std::unique_ptr<Handler> handler,
                  std::unique_ptr<journal::Writer> journal_writer,
                  const std::vector<RecoveredSession>& recovered)
     : config_(std::move(config)) {
   check(config_);
+  if (fault::armed()) {
+    handler = gateway::with_fault_points(std::move(handler));
+    journal_writer = gateway::with_fault_points(std::move(journal_writer));
+  }
   receiver_ =
       std::make_unique<Receiver>(config_, std::move(handler), std::move(journal_writer), recovered);
+  replay_ = std::make_unique<Replay>(*receiver_);
 }
 
 Gateway::~Gateway() { stop(); }
@@ -142,6 +109,7 @@ SessionGrant Gateway::open_session(const SessionRequest& asked) {
              session.link != nullptr || session.attaching,
              session.next_order_sequence,
              session.next_report_sequence,
+             session.undelivered_report,
              session.request.order_slot_count,
              session.request.report_slot_count};
   });
@@ -162,7 +130,15 @@ AttachResult Gateway::attach(AttachRequest request) {
     }
     session->attaching = true;  // reports made from now on wait for the link
     old_window = std::move(session->window);
-    result.next_report_sequence = session->next_report_sequence;
+    // The strategy has seen numbers of an earlier run that no record tells of.
+    session->next_report_sequence =
+        std::max(session->next_report_sequence, request.next_report_sequence);
+    session->replaying = request.next_report_sequence != 0 &&
+                         request.next_report_sequence < session->next_report_sequence &&
+                         journal_writer() != nullptr && !journal_writer()->directory().empty();
+    session->queued = session->replaying;
+    result.next_report_sequence =
+        session->replaying ? request.next_report_sequence : session->next_report_sequence;
   });
   // From here the session is ours until install: `attaching` keeps everybody else off.
   const auto release = [&] { receiver_->call([&] { receiver_->abandon(*session); }); };
@@ -202,6 +178,7 @@ AttachResult Gateway::attach(AttachRequest request) {
       }
     });
     result.order_window = &session->window;
+    replay_->add(session->index, result.epoch);
     return result;
   } catch (...) {
     release();
@@ -267,7 +244,12 @@ void Gateway::resume() {
   receiver_->call([&] { receiver_->set_halted(false, Reason::kNone); });
 }
 
-void Gateway::start() { receiver_->start(); }
+void Gateway::start() {
+  receiver_->start();
+  replay_->start();
+}
+
+bool Gateway::replay_pass() { return replay_->pass(); }
 
 bool Gateway::run_pass() noexcept { return receiver_->run_pass(); }
 
@@ -291,6 +273,7 @@ void Gateway::stop() {
     if (stopped_) return;
     stopped_ = true;
   }
+  replay_->stop();
   receiver_->call([&] { receiver_->drain_all(); });
   receiver_->stop();
   if (journal_writer() != nullptr) (void)journal_writer()->sync_now();

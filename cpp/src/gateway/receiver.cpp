@@ -283,7 +283,7 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, std::uint64_t* slot
     std::memset(wide_out_, 0, slot_bytes);
     std::memcpy(wide_out_, slot_words, used_bytes);
   }
-  if (RDMAORDER_LIKELY(live && session.backlog.empty())) {
+  if (RDMAORDER_LIKELY(live && !session.queued)) {
     const Status status =
         RDMAORDER_LIKELY(slot_bytes == wire::kSlotBytesDefault)
             ? session.link->send<wire::kSlotBytesDefault>(ring::Lane::kNormal, words)
@@ -293,8 +293,10 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, std::uint64_t* slot
       send_failed(session, status);
       return Status::kOk;
     }
+    session.queued = true;
     backlogged_.push_back(&session);
   }
+  if (session.replaying) return Status::kOk;  // read back from the journal when its turn comes
   // The strategy does not read (or is not there yet): off the hot path by its own doing.
   if (session.backlog.size() >= config_.backlog_limit_count) {
     if (live) {
@@ -313,6 +315,7 @@ void Gateway::Receiver::flush_backlogs() noexcept {
     auto& backlog = session->backlog;
     if (session->link == nullptr || !session->failure.empty()) {
       backlog.clear();
+      session->queued = false;
       return true;
     }
     while (!backlog.empty()) {
@@ -324,6 +327,7 @@ void Gateway::Receiver::flush_backlogs() noexcept {
       }
       backlog.pop_front();
     }
+    session->queued = false;
     return true;
   });
 }

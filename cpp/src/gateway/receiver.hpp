@@ -16,6 +16,9 @@ struct GatewaySession {
   bool opaque = false;  ///< a schema of the user's own
   bool attaching = false;
   bool dirty = false;  ///< positions moved since the last status line
+  /// Reports do not go straight to the ring: some wait in the backlog, or in the journal.
+  bool queued = false;
+  bool replaying = false;  ///< the journal holds what the ring has not yet; see replay.hpp
   std::uint64_t next_order_sequence = 1;
   std::uint64_t next_report_sequence = 1;
 
@@ -35,6 +38,8 @@ struct GatewaySession {
   /// Reports the ring had no room for, whole slots, oldest first. Grows only for a strategy that
   /// does not read; bounded by backlog_limit_count.
   std::deque<std::vector<std::uint64_t>> backlog;
+  std::uint64_t undelivered_report = 1;  ///< first that no earlier link is known to have delivered
+  JournalMarks marks;
 
   // Durable order sequence: everything up to checkpoint_sequence is durable once the journal
   // reaches checkpoint_position; then the next checkpoint is taken at the newest order it holds.
@@ -77,6 +82,22 @@ class Gateway::Receiver final : public ReportSink {
   /// Takes the link out of the loop and returns it, for destruction outside the receiver's thread.
   std::unique_ptr<Link> remove(GatewaySession& session, bool drain) noexcept;
   void set_halted(bool halted, Reason reason) noexcept;
+  /// What a replay needs to know, and whether it is still wanted: false once the link of `epoch` is
+  /// gone or has everything, and then it is over.
+  struct ReplayState {
+    std::uint64_t next = 0;  ///< report sequence that the ring takes next
+    std::uint64_t end = 0;   ///< behind the last report made
+    std::uint32_t credit_count = 0;
+    std::uint32_t slot_bytes = 0;
+    std::uint64_t last_position = 0;  ///< of the journal
+    journal::Location begin;          ///< where to read from when reading begins
+  };
+  bool replay_state(std::uint32_t session_index, std::uint64_t epoch, ReplayState* state) noexcept;
+  /// Whole slots, the next reports in order.
+  void replay_send(std::uint32_t session_index, std::uint64_t epoch,
+                   std::vector<std::uint64_t>& slots) noexcept;
+  void replay_failed(std::uint32_t session_index, std::uint64_t epoch,
+                     const std::string& cause) noexcept;
   /// Takes every order that is in the rings now and tells each strategy "closing".
   void drain_all() noexcept;
 
@@ -99,7 +120,7 @@ class Gateway::Receiver final : public ReportSink {
     monitor::Counter passes, idle_passes, heartbeat, orders_applied, orders_rejected, reports_sent,
         reports_backlogged, reports_undelivered, slots_torn, slots_stale, slots_repeated,
         slots_garbage, links_attached, links_detached, links_failed, journal_records,
-        journal_errors, unjournalled, max_window_ns, stalls;
+        journal_errors, unjournalled, max_window_ns, stalls, orders_in_doubt, reports_replayed;
   };
 
   static constexpr std::uint64_t kNeverChanges = 0;  ///< what the watch of a failed link looks at
@@ -111,6 +132,7 @@ class Gateway::Receiver final : public ReportSink {
   static constexpr std::uint32_t kBeatsPerPass = 4;
 
   void add_recovered(const RecoveredSession& recovered);
+  void answer_recovered(const std::vector<RecoveredSession>& recovered);
   GatewaySession& add_session(const SessionRequest& request, std::uint32_t index);
   void run_thread() noexcept;
   void run_commands() noexcept;
@@ -142,6 +164,7 @@ class Gateway::Receiver final : public ReportSink {
   void housekeep() noexcept;
   void beat() noexcept;
   void trouble(GatewaySession& session, Status status) noexcept;
+  void mark(GatewaySession& session) noexcept;
   void send_failed(GatewaySession& session, Status status) noexcept;
   void fail(GatewaySession& session, const std::string& cause) noexcept;
   void unwatch(const GatewaySession& session) noexcept;

@@ -59,7 +59,9 @@ Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler
                make("journal_errors"),
                make("unjournalled"),
                make("max_window_ns"),
-               make("stalls")};
+               make("stalls"),
+               make("orders_in_doubt"),
+               make("reports_replayed")};
   // Everything the loop pushes to is reserved here, so that it never allocates.
   watches_.reserve(config.max_session_count);
   watched_.reserve(config.max_session_count);
@@ -67,6 +69,29 @@ Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler
   backlogged_.reserve(config.max_session_count);
   sessions_.reserve(config.max_session_count);
   for (const RecoveredSession& session : recovered) add_recovered(session);
+  answer_recovered(recovered);
+}
+
+// Requests that an earlier run took and did not live to answer.
+void Gateway::Receiver::answer_recovered(const std::vector<RecoveredSession>& recovered) {
+  std::vector<UnansweredRequest> unanswered;
+  for (const RecoveredSession& session : recovered) {
+    unanswered.insert(unanswered.end(), session.unanswered.begin(), session.unanswered.end());
+  }
+  std::sort(unanswered.begin(), unanswered.end(),
+            [](const auto& a, const auto& b) { return a.position < b.position; });
+  std::vector<wire::OrderRecord> in_doubt;
+  for (UnansweredRequest& request : unanswered) {
+    if (request.refusal != Reason::kNone) {
+      reject(request.order, request.refusal);
+      continue;
+    }
+    // Every order message has its flags in the last byte of the block.
+    request.order.new_order.flags |= kFlagPossResend;
+    in_doubt.push_back(request.order);
+  }
+  counters_.orders_in_doubt.add(in_doubt.size());
+  if (!recovered.empty()) handler_->recover(in_doubt, *this);
 }
 
 void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
@@ -86,6 +111,8 @@ void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
   // What recovery read is on disk: the journal synced it when it was opened.
   session.checkpoint_sequence = session.durable_sequence = session.journal_sequence =
       recovered.next_order_sequence - 1;
+  session.undelivered_report = recovered.first_undelivered_report;
+  session.marks = recovered.marks;
 }
 
 GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, std::uint32_t index) {
@@ -140,8 +167,9 @@ GatewaySession* Gateway::Receiver::find(std::uint32_t session_index) noexcept {
 }
 
 bool Gateway::Receiver::install(GatewaySession& session) {
-  if (session.pending.link->writer().next_sequence() + session.backlog.size() !=
-      session.next_report_sequence) {
+  if (!session.replaying &&
+      session.pending.link->writer().next_sequence() + session.backlog.size() !=
+          session.next_report_sequence) {
     return false;  // more reports came than the backlog takes: numbers would not match
   }
   auto [link, next_order_sequence, not_applied_count] =
@@ -161,6 +189,7 @@ bool Gateway::Receiver::install(GatewaySession& session) {
   session.link = std::move(link);
   session.attaching = false;
   if (!session.backlog.empty()) backlogged_.push_back(&session);  // made while attaching
+  session.queued = session.replaying || !session.backlog.empty();
   session.failure.clear();
   session.torn_since_ticks = 0;
   const ring::Reader& reader = session.link->reader();
@@ -173,6 +202,7 @@ bool Gateway::Receiver::install(GatewaySession& session) {
 
 void Gateway::Receiver::abandon(GatewaySession& session) noexcept {
   session.attaching = false;
+  session.replaying = session.queued = false;
   session.pending = {};
   counters_.reports_undelivered.add(session.backlog.size());
   session.backlog.clear();  // all of it is in the journal
@@ -183,6 +213,9 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   const auto at = std::find(watched_.begin(), watched_.end(), &session);
   const auto index = static_cast<std::size_t>(at - watched_.begin());
   if (drain) drain_ring(index);
+  (void)session.link->refresh_peer();
+  session.undelivered_report =
+      std::max(session.undelivered_report, session.link->peer().applied + 1);
   const ring::ReaderCounts& counts = session.link->reader().counts();
   counters_.slots_torn.add(counts.torn);
   counters_.slots_stale.add(counts.stale);
@@ -194,7 +227,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   if (index < beat_cursor_) --beat_cursor_;  // nobody's beat is skipped
   std::erase(dirty_, &session);
   std::erase(backlogged_, &session);
-  session.dirty = false;
+  session.dirty = session.replaying = session.queued = false;
   session.backlog.clear();  // all of it is in the journal
   session.previous_epoch = session.link->epoch();
   counters_.links_detached.add();
@@ -225,9 +258,67 @@ void Gateway::Receiver::drain_all() noexcept {
   flush_backlogs();
 }
 
+void Gateway::Receiver::mark(GatewaySession& session) noexcept {
+  if (journal_ == nullptr ||
+      !session.marks.is_due(session.next_order_sequence, session.next_report_sequence)) {
+    return;
+  }
+  session.marks.add(session.next_order_sequence, session.next_report_sequence,
+                    journal_->location());
+}
+
+bool Gateway::Receiver::replay_state(std::uint32_t session_index, std::uint64_t epoch,
+                                     ReplayState* state) noexcept {
+  GatewaySession* session = find(session_index);
+  if (session == nullptr || !session->replaying) return false;
+  if (session->link == nullptr) {  // not yet begun, or gone
+    return session->pending.link != nullptr && session->pending.link->epoch() == epoch;
+  }
+  if (session->link->epoch() != epoch || !session->failure.empty()) return false;
+  (void)session->link->refresh_credit(ring::Lane::kNormal);
+  const ring::Writer& writer = session->link->writer();
+  if (writer.next_sequence() == session->next_report_sequence) {
+    session->replaying = session->queued = false;  // the next report goes straight to the ring
+    return false;
+  }
+  *state = {writer.next_sequence(),
+            session->next_report_sequence,
+            writer.credit_count(ring::Lane::kNormal),
+            session->request.slot_bytes,
+            journal_->last_position(),
+            session->marks.find(0, writer.next_sequence())};
+  return true;
+}
+
+void Gateway::Receiver::replay_send(std::uint32_t session_index, std::uint64_t epoch,
+                                    std::vector<std::uint64_t>& slots) noexcept {
+  GatewaySession* session = find(session_index);
+  if (session == nullptr || session->link == nullptr || session->link->epoch() != epoch ||
+      !session->failure.empty()) {
+    return;
+  }
+  const std::size_t slot_words = session->request.slot_bytes / 8;
+  for (std::size_t i = 0; i + slot_words <= slots.size(); i += slot_words) {
+    const Status status = session->link->send(ring::Lane::kNormal, &slots[i]);
+    if (status == Status::kFull) return;  // read again: nothing was counted as sent
+    if (!ok(status)) return send_failed(*session, status);
+    counters_.reports_replayed.add();
+  }
+}
+
+void Gateway::Receiver::replay_failed(std::uint32_t session_index, std::uint64_t epoch,
+                                      const std::string& cause) noexcept {
+  GatewaySession* session = find(session_index);
+  if (session != nullptr && session->link != nullptr && session->link->epoch() == epoch) {
+    fail(*session, cause);
+  }
+}
+
 void Gateway::Receiver::beat() noexcept {
   for (std::uint32_t n = 0; n < kBeatsPerPass && beat_cursor_ < watched_.size(); ++n) {
-    publish(*watched_[beat_cursor_++]);
+    GatewaySession& session = *watched_[beat_cursor_++];
+    publish(session);
+    mark(session);
   }
   beating_ = beat_cursor_ < watched_.size();
 }

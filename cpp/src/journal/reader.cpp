@@ -119,6 +119,19 @@ struct Reader::Segment {
 Reader::Reader(std::string directory) : directory_(std::move(directory)) {
   while (directory_.size() > 1 && directory_.back() == '/') directory_.pop_back();
 }
+Reader::Reader(std::string directory, const Location& from) : Reader(std::move(directory)) {
+  if (from.segment == 0) return;
+  auto segment = std::make_unique<Segment>();
+  bool opened = false;
+  if (!segment->open(directory_, from.segment, &opened) || !opened) {
+    throw Error(ErrorKind::kJournal, "journal segment " + segment->path + " is gone");
+  }
+  segment_ = std::move(segment);
+  number_ = from.segment;
+  offset_ = from.offset;
+  expected_ = from.position;
+  result_.segment_count = 1;
+}
 Reader::~Reader() = default;
 
 Reader::Check Reader::check(Record& record, std::string& cause) {
@@ -152,6 +165,8 @@ Reader::Check Reader::check(Record& record, std::string& cause) {
   record.kind = static_cast<RecordKind>(header.kind);
   record.detail = header.detail;
   record.payload = {bytes + kRecordHeaderBytes, header.payload_bytes};
+  record.segment = number_;
+  record.offset = offset_;
   return Check::kGood;
 }
 

@@ -35,6 +35,13 @@ class SegmentWriter final : public Writer {
   Status sync_batch() noexcept override;
   Status sync_now() noexcept override;
 
+  [[nodiscard]] Location location() const noexcept override {
+    const MappedSegment* segment = current_.load(std::memory_order_relaxed);
+    return {segment->number,
+            static_cast<std::uint64_t>(cursor_.load(std::memory_order_relaxed) - segment->data),
+            next_position_};
+  }
+  [[nodiscard]] std::string directory() const override { return config_.directory; }
   [[nodiscard]] std::uint64_t last_position() const noexcept override {
     return last_position_.load(std::memory_order_acquire);
   }

@@ -90,14 +90,9 @@ RDMAORDER_ALWAYS_INLINE bool Session::accept_message(AliasingWord* slot_words,
   }
   if (header.schema_id == wire::kSchemaId &&
       header.template_id == static_cast<std::uint16_t>(wire::TemplateId::kSessionEvent)) {
-    if (event_count_ == kEventCount) {
-      event_head_ = (event_head_ + 1) % kEventCount;
-      --event_count_;
-      ++counts_.events_dropped;
-    }
-    std::memcpy(&events_[(event_head_ + event_count_) % kEventCount], slot_words + 1,
-                sizeof(wire::SessionEvent));
-    ++event_count_;
+    wire::SessionEvent event;
+    std::memcpy(&event, slot_words + 1, sizeof event);
+    push_event(event);
     return false;
   }
   ++counts_.unknown_messages;
@@ -169,14 +164,6 @@ void Session::after_poll(std::uint32_t delivered, Status status) noexcept {
   }
 }
 
-Status Session::take_event(wire::SessionEvent* event) noexcept {
-  if (event_count_ == 0) return Status::kEmpty;
-  *event = events_[event_head_];
-  event_head_ = (event_head_ + 1) % kEventCount;
-  --event_count_;
-  return Status::kOk;
-}
-
 void Session::publish() noexcept {
   if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;  // the cause stays
   OwnState own;
@@ -184,19 +171,6 @@ void Session::publish() noexcept {
   own.heartbeat = ++heartbeat_;
   const Status status = link_.publish(own);
   if (status == Status::kTransport) (void)send_failed(status);
-}
-
-bool Session::close(std::uint64_t timeout_ns) noexcept {
-  if (state_ == LinkState::kClosed) return false;
-  bool confirmed = false;
-  if (established_.connection && state_ != LinkState::kDead) {
-    const std::uint64_t last = next_sequence() - 1;
-    std::uint64_t applied = 0;
-    confirmed = established_.connection->terminate(last, timeout_ns, &applied) && applied == last;
-  }
-  fail(LinkState::kClosed, "closed by this side");
-  established_.connection.reset();
-  return confirmed;
 }
 
 }  // namespace rdmaorder

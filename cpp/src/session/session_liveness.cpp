@@ -46,6 +46,7 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
   if (silent < 3 * interval) {
     if (state_ == LinkState::kSuspect) {
       state_ = LinkState::kLive;
+      tell(SessionEventKind::kLive);
       cause_.clear();
     }
     return;
@@ -57,6 +58,7 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
                                std::to_string(rate_.to_ns(silent) / 1'000'000) + " ms");
   } else if (silent >= suspect_after && state_ == LinkState::kLive) {
     state_ = LinkState::kSuspect;
+    tell(SessionEventKind::kSuspect);
     cause_ = "no heartbeat from the gateway for " +
              std::to_string(rate_.to_ns(silent) / 1'000'000) + " ms; sends wait for the next one";
   }
@@ -85,8 +87,24 @@ void Session::fail(LinkState state, const std::string& cause) noexcept {
   }
   state_ = state;
   cause_ = cause;
+  tell(state == LinkState::kDead ? SessionEventKind::kDead : SessionEventKind::kTerminated);
   link_.transport().close();
   update_gate();
+}
+
+void Session::tell_peer_state(PeerState state) noexcept {
+  if (state == told_peer_state_) return;
+  const bool held_back =
+      told_peer_state_ == PeerState::kHalted || told_peer_state_ == PeerState::kThrottled;
+  told_peer_state_ = state;
+  const Reason reason = link_.peer().reason;
+  if (state == PeerState::kHalted) {
+    tell(SessionEventKind::kHalted, reason);
+  } else if (state == PeerState::kThrottled) {
+    tell(SessionEventKind::kThrottled, reason);
+  } else if (state == PeerState::kOpen && held_back) {
+    tell(SessionEventKind::kResumed, reason);
+  }
 }
 
 void Session::update_gate() noexcept {
@@ -104,7 +122,9 @@ void Session::update_gate() noexcept {
       break;
   }
   gate_ = Status::kOk;  // also before the first line, whose state is none of these
-  switch (link_.peer().state) {
+  const PeerState peer_state = link_.peer().state;
+  tell_peer_state(peer_state);
+  switch (peer_state) {
     case PeerState::kHalted:
       gate_ = Status::kHalted;
       break;

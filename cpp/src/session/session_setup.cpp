@@ -1,7 +1,10 @@
+#include <algorithm>
+
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/rdma_link.hpp"
 #include "rdmaorder/session.hpp"
 #include "rdmaorder/transport/shm.hpp"
+#include "session/fault_seam.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -27,6 +30,40 @@ void check(const SessionConfig& config) {
   }
 }
 
+/// A link agreed with the gateway, and the transport that carries it.
+struct MadeLink {
+  control::Established established;
+  std::unique_ptr<transport::Transport> transport;
+};
+
+MadeLink make_link(const control::ConnectRequest& request) {
+  MadeLink made;
+  if (control::parse_url(request.url).scheme == "rdma") {
+    RdmaLinkMaker maker;
+    made.established = control::connect(request, &maker);
+    made.transport = maker.take_transport();
+  } else {
+    made.established = control::connect(request);
+    made.transport = transport::make_shm(std::move(made.established.order_window));
+  }
+  if (fault::armed()) {
+    const ring::Geometry& orders = made.established.order_geometry;
+    made.transport = std::make_unique<WatchedTransport>(std::move(made.transport),
+                                                        orders.offset_bytes, orders.slot_bytes);
+  }
+  return made;
+}
+
+/// Refusals that may be gone a moment later: the gateway has not seen the end of the old link yet,
+/// or is being restarted.
+bool may_pass(const Error& error) {
+  if (error.kind() == ErrorKind::kSystem || error.kind() == ErrorKind::kTimeout) return true;
+  const std::string& code = error.code();
+  return error.kind() == ErrorKind::kRefused &&
+         (code == "DuplicateId" || code == "AlreadyEstablished" || code == "Draining" ||
+          code == "SessionBlocked");
+}
+
 }  // namespace
 
 const char* link_state_name(LinkState state) noexcept {
@@ -45,14 +82,8 @@ const char* link_state_name(LinkState state) noexcept {
 
 std::unique_ptr<Session> Session::connect(const SessionConfig& config) {
   check(config);
-  if (control::parse_url(config.connect.url).scheme == "rdma") {
-    RdmaLinkMaker maker;
-    control::Established established = control::connect(config.connect, &maker);
-    return std::make_unique<Session>(config, std::move(established), maker.take_transport());
-  }
-  control::Established established = control::connect(config.connect);
-  auto transport = transport::make_shm(std::move(established.order_window));
-  return std::make_unique<Session>(config, std::move(established), std::move(transport));
+  MadeLink made = make_link(config.connect);
+  return std::make_unique<Session>(config, std::move(made.established), std::move(made.transport));
 }
 
 Session::Session(const SessionConfig& config, control::Established established,
@@ -69,16 +100,75 @@ Session::Session(const SessionConfig& config, control::Established established,
   check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
   last_check_ticks_ = ticks();
   last_alive_ticks_ = last_check_ticks_;  // the handshake has just shown life
-  if (established_.not_applied_count != 0) {
-    wire::SessionEvent& event = events_[event_count_++];
-    event.kind = SessionEventKind::kNotApplied;
-    event.count = established_.not_applied_count;
-    event.from_sequence = established_.next_order_sequence - event.count;
-    event.time_ns = realtime_ns();
-  }
+  tell_handshake();
   publish();
 }
 
 Session::~Session() { close(0); }
+
+bool Session::close(std::uint64_t timeout_ns) noexcept {
+  if (state_ == LinkState::kClosed) return false;
+  bool confirmed = false;
+  if (established_.connection && state_ != LinkState::kDead) {
+    const std::uint64_t last = next_sequence() - 1;
+    std::uint64_t applied = 0;
+    confirmed = established_.connection->terminate(last, timeout_ns, &applied) && applied == last;
+  }
+  fail(LinkState::kClosed, "closed by this side");
+  established_.connection.reset();
+  return confirmed;
+}
+
+/// Whatever state it is in, nothing of the old link is used any more.
+void Session::end_link() noexcept {
+  constexpr std::uint64_t kTerminateTimeoutNs = 1'000'000'000;
+  if (state_ == LinkState::kLive) (void)close(kTerminateTimeoutNs);
+  established_.connection.reset();  // the gateway sees the end and takes what is in the ring
+  link_.transport().close();
+  state_ = LinkState::kDead;
+  cause_ = "reconnecting";
+  update_gate();
+}
+
+void Session::begin_link(control::Established established,
+                         std::unique_ptr<transport::Transport> transport) {
+  memory::Window old_window = std::move(established_.report_window);  // until the link has let go
+  established_ = std::move(established);
+  link_ = Link(link_config(established_), std::move(transport));
+  state_ = LinkState::kLive;
+  cause_.clear();
+  heartbeat_ = peer_heartbeat_ = 0;
+  torn_since_ticks_ = 0;
+  check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
+  last_check_ticks_ = last_alive_ticks_ = ticks();
+  update_gate();
+  tell(SessionEventKind::kEstablished, Reason::kNone, established_.next_order_sequence);
+  tell_handshake();
+  publish();
+}
+
+void Session::reconnect(std::uint64_t timeout_ns) {
+  constexpr timespec kPause{0, 1'000'000};
+  end_link();
+  control::ConnectRequest request = config_.connect;
+  request.next_order_sequence = next_sequence();
+  request.next_report_sequence = next_report_sequence();
+  const std::uint64_t deadline_ns = monotonic_ns() + timeout_ns;
+  for (;;) {
+    const std::uint64_t now_ns = monotonic_ns();
+    request.timeout_ns =
+        std::min(config_.connect.timeout_ns,
+                 std::max<std::uint64_t>(deadline_ns - std::min(now_ns, deadline_ns), 1'000'000));
+    try {
+      MadeLink made = make_link(request);
+      begin_link(std::move(made.established), std::move(made.transport));
+      return;
+    } catch (const Error& error) {
+      cause_ = std::string("reconnect: ") + error.what();
+      if (!may_pass(error) || monotonic_ns() >= deadline_ns) throw;
+    }
+    nanosleep(&kPause, nullptr);
+  }
+}
 
 }  // namespace rdmaorder

@@ -40,6 +40,11 @@ wire::ExecutionReport answer(const wire::OrderRecord& order) noexcept {
 
 class AcceptHandler final : public Handler {
  public:
+  /// It has no state that a death could have left half changed: in doubt or new is the same.
+  void recover(std::span<const wire::OrderRecord> in_doubt, ReportSink& sink) noexcept override {
+    on_orders(in_doubt, sink);
+  }
+
   void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept override {
     for (const auto& order : orders) {
       // A report the strategy cannot take now is in the journal; there is nothing to undo.

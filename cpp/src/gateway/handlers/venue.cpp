@@ -25,8 +25,13 @@
 //   session's list; its quantity is the new open quantity.
 // - A refusal tells the state of the order it names: leaves_quantity and order_id of a live one,
 //   else ord_status says how it ended under that id. It repeats the request's price and quantity.
-// - Orders outlive their links: only a cancel ends them.
+// - Orders outlive their links and, with a journal, the gateway: only a cancel ends them.
+//
+// What the venue did is what its reports say, and a request without a report has changed nothing
+// that outlived the process. So restore() builds the state out of the reports, and recover() takes
+// requests in doubt as new ones.
 #include <algorithm>
+#include <vector>
 
 #include "gateway/handlers/order_table.hpp"
 #include "gateway/handlers/reports.hpp"
@@ -92,6 +97,36 @@ ExecutionReport report_on(const LiveOrder& order, std::uint64_t cl_ord_id, ExecT
 class VenueHandler final : public Handler {
  public:
   explicit VenueHandler(const VenueConfig& config) : table_(config.max_order_count) {}
+
+  void restore(const OrderRecord* request, const RestoredReport& restored) noexcept override {
+    const ExecutionReport& report = restored.report;
+    if (report.exec_type == ExecType::kRejected) return;
+    last_order_id_ = std::max(last_order_id_, report.order_id);
+    switch (request == nullptr ? TemplateId{} : static_cast<TemplateId>(request->template_id)) {
+      case TemplateId::kNewOrder:
+        return restore_new(*request, report);
+      case TemplateId::kReplaceOrder:
+        return restore_replaced(*request, report);
+      case TemplateId::kCancelOrder:
+        return restore_canceled(restored.session_index, request->cancel_order.orig_cl_ord_id,
+                                report);
+      case TemplateId::kMassCancel:
+        return;  // its orders have reports of their own
+      default:
+        return restore_canceled(restored.session_index, report.cl_ord_id, report);
+    }
+  }
+
+  void recover(std::span<const OrderRecord> in_doubt, ReportSink& sink) noexcept override {
+    // Accepted, and the process died before it could say that nothing was there to trade with.
+    for (const OrderRecord& record : to_expire_) {
+      const auto cell = table_.locate(record.session_index, record.new_order.cl_ord_id);
+      const auto index = table_.state(cell);
+      if (index >= gateway::kFirstLive) expire(record, index, sink);
+    }
+    to_expire_ = {};
+    on_orders(in_doubt, sink);
+  }
 
   void on_orders(std::span<const OrderRecord> orders, ReportSink& sink) noexcept override {
     for (std::size_t i = 0; i < std::min(orders.size(), kLookaheadCount); ++i) prefetch(orders[i]);
@@ -222,6 +257,46 @@ class VenueHandler final : public Handler {
     send(record, report, sink);
   }
 
+  void restore_new(const OrderRecord& record, const ExecutionReport& report) noexcept {
+    const auto& request = record.new_order;
+    const auto cell = table_.locate(record.session_index, request.cl_ord_id);
+    if (refusal_of_id(record, cell) != Reason::kNone) return;  // a smaller table than before
+    auto& order = table_.order(table_.open(cell, record.session_index, request.cl_ord_id));
+    order.order_id = report.order_id;
+    order.opening_sequence = record.sequence;
+    order.price = request.price;
+    order.open_quantity = request.quantity;
+    order.instrument = request.instrument;
+    order.account = request.account;
+    order.side = request.side;
+    if (expires_at_once(request.ord_type, request.time_in_force)) to_expire_.push_back(record);
+  }
+
+  void restore_replaced(const OrderRecord& record, const ExecutionReport& report) noexcept {
+    const auto& request = record.replace_order;
+    const auto index = table_.state(table_.locate(record.session_index, request.orig_cl_ord_id));
+    const auto cell = table_.locate(record.session_index, request.cl_ord_id);
+    if (index < gateway::kFirstLive || refusal_of_id(record, cell) != Reason::kNone) return;
+    table_.rename(index, cell, record.session_index, request.cl_ord_id);
+    table_.order(index).price = request.price;
+    table_.order(index).open_quantity = report.leaves_quantity;
+    if (expires_at_once(request.ord_type, request.time_in_force)) to_expire_.push_back(record);
+  }
+
+  void restore_canceled(std::uint32_t session_index, std::uint64_t cl_ord_id,
+                        const ExecutionReport& report) noexcept {
+    const auto index = table_.state(table_.locate(session_index, cl_ord_id));
+    if (index < gateway::kFirstLive) return;
+    table_.order(index).open_quantity = report.leaves_quantity;
+    if (report.leaves_quantity != 0) return;
+    const bool expired = report.exec_type == ExecType::kExpired;
+    table_.close(index, session_index, expired ? gateway::kDoneExpired : gateway::kDoneCanceled);
+    // Most orders that expire at once did.
+    if (expired && !to_expire_.empty() && to_expire_.back().new_order.cl_ord_id == cl_ord_id) {
+      to_expire_.pop_back();
+    }
+  }
+
   /// Why this id may not become an order's.
   [[nodiscard]] Reason refusal_of_id(const OrderRecord& record, std::uint32_t cell) const noexcept {
     if (table_.state(cell) != gateway::kNeverSeen) return Reason::kDuplicateClOrdId;
@@ -270,6 +345,7 @@ class VenueHandler final : public Handler {
   }
 
   gateway::OrderTable table_;
+  std::vector<OrderRecord> to_expire_;  ///< restored, and not yet seen to expire
   std::uint64_t last_order_id_ = 0;
 };
 
