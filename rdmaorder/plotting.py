@@ -13,7 +13,7 @@ from rdmaorder.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from rdmaorder.flow.latency import Latency
 
-__all__ = ["plot_latency", "require_matplotlib"]
+__all__ = ["plot_latency", "require_matplotlib", "time_text"]
 
 _INK, _SECONDARY, _GRID = "#1f2933", "#52606d", "#d9dee4"
 _COLOURS = ("#1f6feb", "#d1495b", "#2a9d8f", "#e09f3e", "#6d597a", "#495057")
@@ -30,7 +30,7 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def _time_text(value_ns: float, _position: object = None) -> str:
+def time_text(value_ns: float, _position: object = None) -> str:
     """For example ``850 ns``, ``1.25 µs``, ``30 ms``."""
     for unit_ns, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
         if value_ns >= unit_ns:
@@ -79,7 +79,7 @@ def plot_latency(
     axes.xaxis.set_minor_locator(FixedLocator([]))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(_time_text))
+    axes.yaxis.set_major_formatter(FuncFormatter(time_text))
     axes.set_xlabel("percentile of round trips", color=_INK)
     axes.set_ylabel("round-trip time (log scale)", color=_INK)
     axes.grid(color=_GRID, linewidth=0.8)
@@ -118,7 +118,7 @@ def _mark(axes: Any, latency: Latency, colour: str) -> None:
         value_ns = latency.quantile(q)
         axes.plot(1 / (1 - q), value_ns, "o", color=colour, markersize=5)
         axes.annotate(
-            _time_text(value_ns),
+            time_text(value_ns),
             (1 / (1 - q), value_ns),
             xytext=(7, -12),
             textcoords="offset points",

@@ -2,7 +2,6 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
-#include "rdmaorder/transport/verbs.hpp"
 #include "session_object.hpp"
 
 namespace rdmaorder::bindings {
@@ -68,29 +67,6 @@ void session_connect(const py::object& core, const std::string& url, const std::
   state->scratch.resize(256);
   delete object_of(core)->state;
   object_of(core)->state = state.release();
-}
-
-py::dict verbs_facts(const transport::VerbsFacts& facts) {
-  py::dict d;
-  d["device"] = facts.device;
-  d["firmware"] = facts.firmware;
-  d["link_layer"] = facts.link_layer;
-  d["gid"] = facts.gid;
-  d["gid_type"] = facts.gid_type;
-  d["why"] = facts.why;
-  d["post"] = facts.post;
-  d["port"] = facts.port;
-  d["gid_index"] = facts.gid_index;
-  d["numa_node"] = facts.numa_node;
-  d["mtu_bytes"] = facts.mtu_bytes;
-  d["depth"] = facts.depth;
-  d["inline_bytes"] = facts.inline_bytes;
-  d["signal_interval"] = facts.signal_interval;
-  d["max_put_bytes"] = facts.max_put_bytes;
-  d["timeout_ns"] = facts.timeout_ns;
-  d["retry_count"] = facts.retry_count;
-  d["data_in_order"] = facts.data_in_order;
-  return d;
 }
 
 py::dict session_status(const py::object& core) {
@@ -215,6 +191,29 @@ monitor::Histogram session_latency(const py::object& core, bool reset) {
 }
 
 }  // namespace
+
+py::dict verbs_facts(const transport::VerbsFacts& facts) {
+  py::dict d;
+  d["device"] = facts.device;
+  d["firmware"] = facts.firmware;
+  d["link_layer"] = facts.link_layer;
+  d["gid"] = facts.gid;
+  d["gid_type"] = facts.gid_type;
+  d["why"] = facts.why;
+  d["post"] = facts.post;
+  d["port"] = facts.port;
+  d["gid_index"] = facts.gid_index;
+  d["numa_node"] = facts.numa_node;
+  d["mtu_bytes"] = facts.mtu_bytes;
+  d["depth"] = facts.depth;
+  d["inline_bytes"] = facts.inline_bytes;
+  d["signal_interval"] = facts.signal_interval;
+  d["max_put_bytes"] = facts.max_put_bytes;
+  d["timeout_ns"] = facts.timeout_ns;
+  d["retry_count"] = facts.retry_count;
+  d["data_in_order"] = facts.data_in_order;
+  return d;
+}
 
 void bind_session(py::module_& m) {
   add_session_type(m);

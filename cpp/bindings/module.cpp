@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, m) {
   b::bind_monitor(m);
   b::bind_session(m);
   b::bind_gateway(m);
+  b::bind_pingpong(m);
 }

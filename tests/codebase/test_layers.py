@@ -38,6 +38,7 @@ TOP_HEADERS = {
     "recovery": "gateway",
     "journal_marks": "gateway",
     "link": "link",
+    "pingpong": "bench",
     "rdma_link": "link",
 }
 

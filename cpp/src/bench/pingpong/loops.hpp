@@ -1,0 +1,281 @@
+// The two ways to send: one order at a time (closed loop), and when each is due (open loop). An
+// End is what orders go into and answers come out of:
+//
+//   Status send(std::uint64_t index) noexcept;      kOk, kFull (later), else the peer is lost
+//   template <class F> std::uint32_t poll(F&& answered) noexcept;
+//                                                   calls answered(index) for each new answer
+//   void settle() noexcept;                         after the stamp of an answer: what can wait
+//   bool alive() noexcept;                          asked now and then while waiting
+//   std::string cause();                            why not
+//   void finish(Outcome&);                          adds what it counted
+//
+// Orders of the warm-up have indices too: the first order of a run is index 0 of the End.
+#pragma once
+
+#include <sched.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "rdmaorder/atomic_word.hpp"
+#include "rdmaorder/clock.hpp"
+#include "rdmaorder/pingpong.hpp"
+
+namespace rdmaorder::pingpong {
+
+/// Notes what the kernel did whenever an order took unusually long.
+class AnomalyLog {
+ public:
+  explicit AnomalyLog(std::vector<Anomaly>& anomalies) : anomalies_(anomalies) {
+    anomalies_.reserve(kAnomalyCountMax);
+    look();
+  }
+  /// From now on `usual_ticks` is what an order takes; eight times that is unusual.
+  void set_usual(std::uint64_t usual_ticks) noexcept {
+    threshold_ticks_ = std::max(usual_ticks * 8, TickRate::get().from_ns(2'000));
+    look();
+  }
+  RDMAORDER_ALWAYS_INLINE void check(std::uint64_t index, std::uint64_t taken_ticks) noexcept {
+    if (RDMAORDER_UNLIKELY(taken_ticks > threshold_ticks_)) note(index);
+  }
+
+ private:
+  struct Seen {
+    rusage usage{};
+    int cpu = -1;
+  };
+  void look() noexcept {
+    (void)getrusage(RUSAGE_THREAD, &seen_.usage);
+    seen_.cpu = sched_getcpu();
+  }
+  [[gnu::noinline]] void note(std::uint64_t index) noexcept {
+    const Seen before = seen_;
+    look();
+    if (anomalies_.size() == anomalies_.capacity()) return;
+    const auto delta = [](long now, long then) { return static_cast<std::uint64_t>(now - then); };
+    anomalies_.push_back({index, delta(seen_.usage.ru_nvcsw, before.usage.ru_nvcsw),
+                          delta(seen_.usage.ru_nivcsw, before.usage.ru_nivcsw),
+                          delta(seen_.usage.ru_minflt, before.usage.ru_minflt),
+                          delta(seen_.usage.ru_majflt, before.usage.ru_majflt),
+                          seen_.cpu != before.cpu ? 1U : 0U});
+  }
+
+  std::vector<Anomaly>& anomalies_;
+  std::uint64_t threshold_ticks_ = UINT64_MAX;
+  Seen seen_;
+};
+
+/// Waiting for answers: counts looks, and from the kPollsBeforeStamps-th on times them.
+class Wait {
+ public:
+  explicit Wait(std::uint64_t timeout_ticks) noexcept : timeout_ticks_(timeout_ticks) {}
+
+  /// After a look that found nothing. False: give up (`ending`).
+  template <class End>
+  RDMAORDER_ALWAYS_INLINE bool nothing(End& end) noexcept {
+    ++polls_;
+    if (RDMAORDER_LIKELY(polls_ < kPollsBeforeStamps)) return true;
+    return stamped(end);
+  }
+  [[nodiscard]] std::uint64_t polls() const noexcept { return polls_; }
+  [[nodiscard]] std::uint64_t gap_ticks() const noexcept { return gap_ticks_; }
+  [[nodiscard]] Ending ending() const noexcept { return ending_; }
+  void reset() noexcept { polls_ = 0, gap_ticks_ = 0; }
+
+ private:
+  template <class End>
+  [[gnu::noinline]] bool stamped(End& end) noexcept {
+    const std::uint64_t now = ticks();
+    if (polls_ == kPollsBeforeStamps) {
+      since_ticks_ = now;
+    } else {
+      gap_ticks_ = std::max(gap_ticks_, now - last_ticks_);
+    }
+    last_ticks_ = now;
+    if ((polls_ & 255) != 0) return true;
+    if (InterruptGuard::interrupted()) {
+      ending_ = Ending::kInterrupted;
+      return false;
+    }
+    if (!end.alive() || now - since_ticks_ > timeout_ticks_) {
+      ending_ = Ending::kPeerLost;
+      return false;
+    }
+    return true;
+  }
+
+  std::uint64_t timeout_ticks_;
+  std::uint64_t polls_ = 0;
+  std::uint64_t gap_ticks_ = 0;
+  std::uint64_t since_ticks_ = 0;
+  std::uint64_t last_ticks_ = 0;
+  Ending ending_ = Ending::kDone;
+};
+
+template <class End>
+class Loop {
+ public:
+  Loop(End& end, const Plan& plan)
+      : end_(end),
+        plan_(plan),
+        wait_(TickRate::get().from_ns(plan.answer_timeout_ns)),
+        log_(outcome_.anomalies) {}
+
+  Outcome run() {
+    if (plan_.due_ns.empty()) {
+      closed();
+    } else {
+      open();
+    }
+    outcome_.ending = ending_;
+    if (ending_ == Ending::kPeerLost) {
+      outcome_.cause = end_.cause();
+      if (outcome_.cause.empty()) {
+        outcome_.cause =
+            "no answer within " + std::to_string(plan_.answer_timeout_ns / 1'000'000) + " ms";
+      }
+    }
+    end_.finish(outcome_);
+    return std::move(outcome_);
+  }
+
+ private:
+  /// One order there and back. False: the run is over.
+  RDMAORDER_ALWAYS_INLINE bool round_trip(std::uint64_t index, Sample& sample) noexcept {
+    wait_.reset();
+    const std::uint64_t sent = ticks();
+    sample.intended_ticks = sample.sent_ticks = sent;
+    for (;;) {
+      const Status status = end_.send(index);
+      if (RDMAORDER_LIKELY(status == Status::kOk)) break;
+      if (status != Status::kFull) return end_with(Ending::kPeerLost);
+      ++outcome_.full;
+      if (!wait_.nothing(end_)) return end_with(wait_.ending());
+    }
+    bool here = false;
+    for (;;) {
+      end_.poll([&](std::uint64_t answered) {
+        if (RDMAORDER_LIKELY(answered == index)) {
+          here = true;
+        } else {
+          ++outcome_.strays;
+        }
+      });
+      if (here) break;
+      if (RDMAORDER_UNLIKELY(!wait_.nothing(end_))) return end_with(wait_.ending());
+    }
+    sample.received_ticks = ticks();
+    sample.gap_ticks = wait_.gap_ticks();
+    sample.poll_count = wait_.polls();
+    return true;
+  }
+
+  bool end_with(Ending ending) noexcept {
+    ending_ = ending;
+    return false;
+  }
+
+  void closed() noexcept {
+    std::uint64_t index = 0;
+    Sample scratch;
+    std::uint64_t usual_ticks = UINT64_MAX;
+    for (; index < plan_.warm_up_count; ++index) {
+      if (!round_trip(index, scratch)) return;
+      end_.settle();
+      usual_ticks = std::min(usual_ticks, scratch.received_ticks - scratch.sent_ticks);
+    }
+    if (usual_ticks != UINT64_MAX) log_.set_usual(usual_ticks);
+    const std::uint64_t end_ticks = ticks() + TickRate::get().from_ns(plan_.duration_ns);
+    for (std::size_t i = 0; i < plan_.samples.size(); ++i) {
+      Sample& sample = plan_.samples[i];
+      const bool answered = round_trip(index++, sample);
+      ++outcome_.sent_count;
+      if (!answered) return;
+      end_.settle();
+      ++outcome_.answered_count;
+      log_.check(i, sample.received_ticks - sample.sent_ticks);
+      if (RDMAORDER_UNLIKELY(InterruptGuard::interrupted())) {
+        ending_ = Ending::kInterrupted;
+        return;
+      }
+      if (plan_.duration_ns != 0 && sample.received_ticks >= end_ticks) return;
+    }
+  }
+
+  /// Takes every answer that is here. Payloads of the warm-up, if any, precede the samples.
+  void take_answers() noexcept {
+    const std::uint32_t found = end_.poll([&](std::uint64_t answered) {
+      const std::uint64_t now = ticks();
+      if (answered >= outcome_.sent_count || plan_.samples[answered].received_ticks != 0) {
+        ++outcome_.strays;
+        return;
+      }
+      Sample& sample = plan_.samples[answered];
+      sample.received_ticks = now;
+      sample.gap_ticks = wait_.gap_ticks();
+      sample.poll_count = wait_.polls();
+      ++outcome_.answered_count;
+      log_.check(answered, now - sample.intended_ticks);
+    });
+    if (found != 0) wait_.reset();
+  }
+
+  void open() noexcept {
+    const TickRate& rate = TickRate::get();
+    log_.set_usual(0);
+    const std::uint64_t start = ticks() + rate.from_ns(50'000);
+    const std::size_t count = std::min(plan_.samples.size(), plan_.due_ns.size());
+    const std::uint64_t end_ticks = start + rate.from_ns(plan_.duration_ns);
+    while (outcome_.sent_count < count) {
+      const std::uint64_t due = start + rate.from_ns(plan_.due_ns[outcome_.sent_count]);
+      std::uint64_t now = ticks();
+      while (now < due) {
+        take_answers();
+        now = ticks();
+      }
+      if (RDMAORDER_UNLIKELY(InterruptGuard::interrupted())) {
+        ending_ = Ending::kInterrupted;
+        return;
+      }
+      if (plan_.duration_ns != 0 && due >= end_ticks) break;
+      Sample& sample = plan_.samples[outcome_.sent_count];
+      sample.intended_ticks = due;
+      sample.sent_ticks = now;
+      const Status status = end_.send(outcome_.sent_count);
+      if (RDMAORDER_LIKELY(status == Status::kOk)) {
+        ++outcome_.sent_count;
+        take_answers();
+        continue;
+      }
+      if (status != Status::kFull) {
+        ending_ = Ending::kPeerLost;
+        return;
+      }
+      // No room: the order stays due, and waits in every later one's time as well.
+      ++outcome_.full;
+      take_answers();
+      if (!wait_.nothing(end_)) {
+        ending_ = wait_.ending();
+        return;
+      }
+    }
+    wait_.reset();
+    while (outcome_.answered_count < outcome_.sent_count) {
+      const std::uint64_t before = outcome_.answered_count;
+      take_answers();
+      if (outcome_.answered_count == before && !wait_.nothing(end_)) {
+        ending_ = wait_.ending();
+        return;
+      }
+    }
+  }
+
+  End& end_;
+  const Plan& plan_;
+  Wait wait_;
+  Outcome outcome_;
+  AnomalyLog log_;
+  Ending ending_ = Ending::kDone;
+};
+
+}  // namespace rdmaorder::pingpong

@@ -1,0 +1,415 @@
+"""``rdmaorder pingpong``: latency of the order path, and what it would be with something else."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rdmaorder.gateway.address import Address
+    from rdmaorder.pingpong.measure import Measurement
+    from rdmaorder.pingpong.plan import Plan
+
+__all__ = ["add_parser"]
+
+_DESCRIPTION = """\
+Sends an order, waits for its answer, and says how long that takes, level by level:
+raw (transport write and write back), session (order, receiver, report), gateway (with limits and
+journal), python (the same from Python), python-handler (Python at both ends).
+
+  rdmaorder pingpong                                 both ends here, two pinned processes
+  rdmaorder pingpong --listen rdma://0.0.0.0:7777    the server, on one host
+  rdmaorder pingpong --to rdma://gateway:7777        the client, on another
+  rdmaorder pingpong compare BEFORE.json AFTER.json --fail-above 5%
+"""
+_INTERRUPTED = 130
+_EPILOG = "docs/benchmarking.md has the method, and how people fool themselves."
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``pingpong`` to the commands."""
+    parser = subparsers.add_parser(
+        "pingpong",
+        help="measure latency level by level, beside the alternatives",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--listen", metavar="URL", help="be the server: shm:///path.sock, rdma://…")
+    where.add_argument("--to", metavar="URL", help="be the client of that server")
+    where.add_argument(
+        "--transport",
+        choices=("shm", "rdma", "inproc"),
+        help="both ends on this host (default shm): two processes, or with inproc two threads",
+    )
+    where.add_argument("--address", metavar="IP", help="own address for --transport rdma")
+    where.add_argument("-d", "--device", metavar="DEV", help="RDMA device (default: the address's)")
+    where.add_argument("--cpu", type=int, metavar="N", help="processor of the sending end")
+    where.add_argument("--server-cpu", type=int, metavar="N", help="processor of the answering end")
+    _add_what(parser.add_argument_group("what"))
+    _add_results(parser.add_argument_group("results"))
+    parser.set_defaults(run=_run)
+    _add_compare(parser)
+
+
+def _add_what(what: argparse._ArgumentGroup) -> None:
+    what.add_argument(
+        "--level",
+        action="append",
+        metavar="L",
+        help="raw, session (default), gateway, python, python-handler, several with commas, or all",
+    )
+    what.add_argument("-s", "--size", type=int, metavar="BYTES", help="slot size (default 64)")
+    what.add_argument(
+        "-n", "--iters", type=int, default=50_000, metavar="N", help="orders a run (default 50000)"
+    )
+    what.add_argument("-D", "--duration", type=_seconds, metavar="S", help="seconds a run instead")
+    what.add_argument("--repeats", type=int, default=5, metavar="N", help="runs (default 5)")
+    what.add_argument(
+        "--warm-up", type=int, default=2_000, metavar="N", help="orders before each (default 2000)"
+    )
+    what.add_argument(
+        "--rate", type=float, metavar="R", help="orders a second, answered or not (open loop)"
+    )
+    what.add_argument("--replay", type=Path, metavar="FILE", help="pace of recorded order flow")
+    what.add_argument(
+        "--speed", type=float, default=1.0, metavar="F", help="replay so much faster (default 1)"
+    )
+    what.add_argument("--journal", metavar="DIR", help="where the journal levels keep theirs")
+    what.add_argument(
+        "--reference",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="measure these in turn: cacheline, unix, tcp, udp, zeromq, zeromq-spin, iceoryx2, "
+        "ucx_am, ucx_tag, fi_pingpong, ib_write_lat, aeron or all",
+    )
+
+
+def _add_results(results: argparse._ArgumentGroup) -> None:
+    results.add_argument("--json", type=Path, metavar="OUT", help="everything, as JSON")
+    results.add_argument("--hdr", type=Path, metavar="OUT", help="HdrHistogram log")
+    results.add_argument(
+        "--plot", type=Path, metavar="PNG", help="percentiles; and beside it latency over time"
+    )
+    results.add_argument("--worst", type=int, default=10, metavar="N", help="slowest to keep")
+    results.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(metavar="", required=False)
+    compare = commands.add_parser(
+        "compare",
+        help="compare two results",
+        description="Says for every level whether it became slower, with the 95 %% confidence "
+        "interval over the runs. Exit status 1 when one is slower by more than --fail-above for "
+        "certain, 3 when the two are not comparable.",
+    )
+    compare.add_argument("before", type=Path, metavar="A.json")
+    compare.add_argument("after", type=Path, metavar="B.json")
+    compare.add_argument("--fail-above", type=_percent, metavar="P", help="for example 5%%")
+    compare.add_argument(
+        "--unlike", action="store_true", help="compare even where the environments differ"
+    )
+    compare.add_argument("--json", type=Path, metavar="OUT", help="the verdict as JSON")
+    compare.set_defaults(run=_compare)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 3600")
+    return value
+
+
+def _percent(text: str) -> float:
+    from rdmaorder.pingpong.compare import percent
+
+    try:
+        return percent(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _levels(given: list[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    from rdmaorder.pingpong.plan import LEVELS
+
+    names = [name for text in given or [] for name in text.split(",") if name]
+    if not names:
+        return default
+    if "all" in names:
+        return LEVELS
+    known = [level for level in LEVELS if level in names]  # in order, each once
+    return tuple(known + [name for name in names if name not in LEVELS])
+
+
+def _address(option: str, url: str) -> Address:
+    from rdmaorder.errors import ConfigError
+    from rdmaorder.gateway.address import parse_address
+
+    try:
+        return parse_address(url)
+    except ValueError as error:
+        raise ConfigError(f"{option} {url}: {error}") from None
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rdmaorder.errors import ConfigError
+
+    if args.listen is not None:
+        if args.to is not None:
+            raise ConfigError("--listen and --to are the two ends: give one of them")
+        return _serve(args)
+    if args.rate is not None and args.replay is not None:
+        raise ConfigError("--rate and --replay are two ways to pace: give one of them")
+    if args.to is not None and args.transport not in (None, args.to.partition(":")[0]):
+        raise ConfigError(f"--transport {args.transport} contradicts --to {args.to}: leave it out")
+    return _client(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """Until Ctrl-C or SIGTERM."""
+    import signal
+
+    from rdmaorder.pingpong.plan import LEVELS, choose_cpus
+    from rdmaorder.pingpong.serving import Server
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    wanted = args.server_cpu if args.server_cpu is not None else args.cpu
+    cpu = choose_cpus(None, wanted)[1]
+    server = Server(
+        _address("--listen", args.listen),
+        cpu=cpu,
+        size=args.size,
+        levels=_levels(args.level, LEVELS),
+        journal=args.journal,
+        say=lambda text: print(f"rdmaorder pingpong: {text}", flush=True),
+    )
+    signal.signal(signal.SIGTERM, end)
+    print(f"rdmaorder pingpong: listening on {server.url}, processor {cpu}", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.close()
+    return 0
+
+
+@contextlib.contextmanager
+def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | None]:
+    """A server of our own on this host, in a process of its own; none for inproc."""
+    import subprocess
+
+    from rdmaorder.errors import ConfigError, SystemFailure
+
+    if plan.transport == "inproc":
+        yield None
+        return
+    if plan.transport == "rdma" and not args.address:
+        raise ConfigError(
+            "--transport rdma: give the address of the device to use with --address IP (ip addr; "
+            "rdma link), or measure between two hosts with --listen and --to"
+        )
+    with tempfile.TemporaryDirectory(prefix="rdmaorder-pp-") as folder:
+        url = f"shm://{folder}/pp.sock"
+        if plan.transport == "rdma":
+            url = f"rdma://{args.address}:0" + (f"?device={args.device}" if args.device else "")
+        command = [sys.executable, "-m", "rdmaorder", "pingpong", "--listen", url]
+        command += ["--server-cpu", str(plan.server_cpu)]
+        command += ["--journal", args.journal] if args.journal else []
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if "listening on " not in line:
+                raise SystemFailure("the answering end did not start")
+            where = line.split("listening on ")[1].split(",")[0]
+            if plan.transport == "rdma" and args.device:
+                where += f"?device={args.device}"
+            yield _address("--to", where)
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from rdmaorder import _core
+    from rdmaorder.pingpong.plan import Plan, choose_cpus, due_times
+    from rdmaorder.pingpong.references import check_references
+
+    clock = _core.pingpong_clock()
+    # The server of --to says which processor is its own.
+    client, server = choose_cpus(args.cpu, args.server_cpu)
+    due = None
+    if args.rate is not None:
+        count = args.iters if args.duration is None else max(2, int(args.rate * args.duration))
+        due = due_times(args.rate, count, clock["order_cost_ns"])
+    elif args.replay is not None:
+        due = _replay_times(args)
+    scheme = args.to.partition(":")[0] if args.to else args.transport or "shm"
+    return Plan(
+        transport=scheme,
+        levels=_levels(args.level, ("session",)),
+        size=args.size or 64,
+        iterations=args.iters,
+        duration_s=args.duration,
+        warm_up=args.warm_up,
+        repeats=args.repeats,
+        rate=args.rate,
+        replay=str(args.replay) if args.replay else None,
+        due_ns=due,
+        client_cpu=client,
+        server_cpu=server,
+        journal=args.journal,
+        references=check_references(args.reference),
+        worst=args.worst,
+    )
+
+
+def _replay_times(args: argparse.Namespace) -> Any:
+    """When the file's messages came, from the first, bursts and pauses as they were."""
+    import numpy as np
+
+    from rdmaorder.errors import ConfigError, InputError
+    from rdmaorder.flow.formats import read_flow
+
+    if not args.speed > 0:
+        raise ConfigError(f"--speed {args.speed:g}: give a number above 0")
+    flow = read_flow(args.replay)
+    if len(flow) < 2:
+        raise InputError("has fewer than two client messages", path=str(args.replay))
+    times = np.sort(flow.t_ns)[: args.iters]
+    return ((times - times[0]) / args.speed).astype(np.uint64)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from rdmaorder.pingpong.files import check_writable, require_hdrhistogram
+    from rdmaorder.plotting import require_matplotlib
+
+    if args.plot is not None:
+        require_matplotlib()
+    if args.hdr is not None:
+        require_hdrhistogram()
+    check_writable((args.json, args.hdr, args.plot))
+
+
+def _client(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from rdmaorder.pingpong.measure import measure
+    from rdmaorder.pingpong.report import print_report, print_warnings
+
+    _check(args)
+    plan = _plan(args)
+    console = Console(highlight=False)
+    notes = Console(stderr=True, highlight=False)
+    with contextlib.ExitStack() as stack:
+        if args.to is not None:
+            address: Address | None = _address("--to", args.to)
+        else:
+            address = stack.enter_context(_local_server(args, plan))
+        status = stack.enter_context(notes.status("starting")) if not args.quiet else None
+        measurement = measure(
+            plan,
+            address,
+            say=lambda text: status.update(text) if status is not None else None,
+            warn=lambda found: print_warnings(console, found),
+        )
+    from rdmaorder.pingpong.files import to_json
+
+    result = to_json(measurement)
+    print_report(console, result)
+    _write(args, measurement, result)
+    if measurement.ending == "interrupted":
+        return _INTERRUPTED
+    return 0 if measurement.complete else 1
+
+
+def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str, Any]) -> None:
+    from rdmaorder.flow.report import write_json
+    from rdmaorder.pingpong.files import write_hdr
+    from rdmaorder.pingpong.plots import plot
+
+    if args.json is not None:
+        write_json(args.json, result)
+    if args.hdr is not None:
+        write_hdr(args.hdr, measurement)
+    if args.plot is not None and measurement.runs:
+        plot(args.plot, measurement)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from rdmaorder.flow.report import write_json
+    from rdmaorder.pingpong.compare import compare, load, unlike
+
+    console = Console(highlight=False)
+    before, after = load(args.before), load(args.after)
+    differences = unlike(before, after)
+    if differences and not args.unlike:
+        print("not comparable; what differs:")
+        for each in differences:
+            print(f"  {each}")
+        print("measure both in one environment, or give --unlike to compare all the same")
+        return 3
+    result = compare(before, after, fail_above=args.fail_above)
+    _print_comparison(console, result)
+    if args.json is not None:
+        write_json(
+            args.json,
+            {
+                "failed": result.failed,
+                "differences": result.differences,
+                "changes": [each.to_json() for each in result.changes],
+            },
+        )
+    return 1 if result.failed else 0
+
+
+def _print_comparison(console: Any, result: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("level", "", "unit"):
+        table.add_column(column)
+    for column in ("before", "after", "change", "95 % interval"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    styles = {"SLOWER": "bold red", "slower": "yellow", "faster": "green", "same": None}
+    for each in result.changes:
+        table.add_row(
+            *(each.level, each.quantile, each.measure, f"{each.before:g}", f"{each.after:g}"),
+            f"{each.change:+.1%}",
+            f"{each.low:+.1%} … {each.high:+.1%}",
+            each.verdict,
+            style=styles[each.verdict],
+        )
+    console.print(table)
+    for each in result.differences:
+        print(f"differs: {each}")
+    print("FAIL: slower than allowed" if result.failed else "PASS")

@@ -1,0 +1,227 @@
+"""Reference tools that are programs of their own: started, pinned, their output understood."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rdmaorder.errors import SystemFailure
+from rdmaorder.pingpong.environment import devices, output
+from rdmaorder.pingpong.plan import Plan
+
+__all__ = ["TOOLS", "Tool", "parse_fi_pingpong", "parse_ib_write_lat", "parse_ucx_perftest"]
+
+_LIMIT_S = 60.0
+_ORDERS = 20_000
+Facts = dict[str, Any]
+
+
+def parse_ucx_perftest(text: str) -> dict[str, float]:
+    """Last line of ``-f -v`` output: iterations, percentile, average, overall (one way, us) …"""
+    rows = [line.split(",") for line in text.splitlines() if re.match(r"^\d+,", line)]
+    if not rows or len(rows[-1]) < 4:
+        raise SystemFailure(f"ucx_perftest printed no result: {text.strip()[-200:]}")
+    return {"percentile_us": float(rows[-1][1]), "average_us": float(rows[-1][3])}
+
+
+def parse_fi_pingpong(text: str) -> dict[str, float]:
+    """The line of the table: bytes, #sent, #ack, total, time, MB/sec, usec/xfer (one way, mean)."""
+    for line in reversed(text.splitlines()):
+        fields = line.split()
+        if len(fields) >= 7 and fields[0].isdigit():
+            return {"average_us": float(fields[6])}
+    raise SystemFailure(f"fi_pingpong printed no result: {text.strip()[-200:]}")
+
+
+def parse_ib_write_lat(text: str) -> dict[str, float]:
+    """#bytes, #iterations, min, max, typical (median), average, deviation, 99 %, 99.9 % (us)."""
+    for line in reversed(text.splitlines()):
+        fields = line.split()
+        if len(fields) >= 9 and fields[0].isdigit():
+            numbers = [float(field) for field in fields]
+            return {
+                "min_us": numbers[2],
+                "max_us": numbers[3],
+                "p50_us": numbers[4],
+                "average_us": numbers[5],
+                "p99_us": numbers[7],
+                "p99_9_us": numbers[8],
+            }
+    raise SystemFailure(f"ib_write_lat printed no result: {text.strip()[-200:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _pair(
+    plan: Plan, server: Sequence[str], client: Sequence[str], settings: Mapping[str, str]
+) -> str:
+    """Both sides of a tool on the processors of the plan; what the client printed."""
+    environment = {**os.environ, **settings}
+    pin = shutil.which("taskset")
+
+    def before(cpu: int) -> list[str]:
+        return [pin, "-c", str(cpu)] if pin else []
+
+    answering = subprocess.Popen(
+        [*before(plan.server_cpu), *server],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        said = ""
+        end_s = time.monotonic() + 5.0
+        while time.monotonic() < end_s:
+            time.sleep(0.1)  # until it listens
+            done = subprocess.run(
+                [*before(plan.client_cpu), *client],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_LIMIT_S,
+                env=environment,
+            )
+            said = done.stdout + done.stderr
+            if done.returncode == 0:
+                return done.stdout
+            if answering.poll() is not None:
+                break
+        raise SystemFailure(f"{client[0]} failed: {said.strip()[-300:]}")
+    except subprocess.TimeoutExpired:
+        raise SystemFailure(f"{client[0]} did not end within {_LIMIT_S:g} s") from None
+    finally:
+        if answering.poll() is None:
+            answering.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                answering.wait(5)
+        if answering.poll() is None:
+            answering.kill()
+            answering.wait()
+
+
+def _summary_facts(rtt_ns: dict[str, float], **more: Any) -> Facts:
+    return {"sent": 0, "answered": 0, "ending": "done", "summary_rtt_ns": rtt_ns, **more}
+
+
+def _ucx(test: str) -> Callable[[Plan], Facts]:
+    def run(plan: Plan) -> Facts:
+        rtt: dict[str, float] = {}
+        settings = {"UCX_TLS": "posix,self,tcp", "UCX_WARN_UNUSED_ENV_VARS": "n"}
+        for name, rank in (("p50", "50"), ("p99", "99")):
+            port = str(_free_port())
+            asked = ["-t", test, "-s", str(plan.size), "-n", str(_ORDERS), "-w", "2000"]
+            found = parse_ucx_perftest(
+                _pair(
+                    plan,
+                    ["ucx_perftest", "-p", port, "-c", str(plan.server_cpu)],
+                    [
+                        *("ucx_perftest", "127.0.0.1", "-p", port, "-c", str(plan.client_cpu)),
+                        *(*asked, "-R", rank, "-f", "-v"),
+                    ],
+                    settings,
+                )
+            )
+            rtt[name] = found["percentile_us"] * 2000
+            rtt["mean"] = found["average_us"] * 2000
+        return _summary_facts(rtt, percentiles_of="the last 2,048 of its samples, one run each")
+
+    return run
+
+
+def _fi(plan: Plan) -> Facts:
+    port = str(_free_port())
+    asked = ["fi_pingpong", "-p", "shm", "-e", "rdm", "-I", str(_ORDERS), "-S", str(plan.size)]
+    text = _pair(plan, [*asked, "-B", port], [*asked, "-P", port, "127.0.0.1"], {})
+    return _summary_facts({"mean": parse_fi_pingpong(text)["average_us"] * 2000})
+
+
+def _ib(plan: Plan) -> Facts:
+    port = str(_free_port())
+    asked = ["ib_write_lat", "-s", str(plan.size), "-n", str(_ORDERS // 4), "-p", port, "-F"]
+    asked += ["-d", devices()[0]["name"]]
+    found = parse_ib_write_lat(_pair(plan, asked, [*asked, "127.0.0.1"], {}))
+    names = {"min_us": "min", "p50_us": "p50", "p99_us": "p99", "p99_9_us": "p99_9"}
+    names |= {"max_us": "max", "average_us": "mean"}
+    return _summary_facts({name: round(found[key] * 2000, 1) for key, name in names.items()})
+
+
+@dataclass(frozen=True)
+class Tool:
+    """``run`` measures once and gives round trips in ns by name: p50, p99, mean …"""
+
+    name: str
+    command: str
+    package: str
+    what: str
+    run: Callable[[Plan], Facts]
+    version_command: tuple[str, ...]
+    needs_device: bool = False
+
+    def missing(self) -> str:
+        """How to install it, empty when it is there."""
+        if shutil.which(self.command) is None:
+            return self.package
+        if self.needs_device and not devices():
+            return (
+                "there is no RDMA device on this host: use one that has, or soft-RoCE (modprobe "
+                "rdma_rxe; rdma link add rxe0 type rxe netdev eth0)"
+            )
+        return ""
+
+    def version(self) -> str:
+        """First line of what it says of itself."""
+        return (output(*self.version_command).splitlines() or [""])[0]
+
+
+_UCX_APT = "apt-get install ucx-utils"
+TOOLS: dict[str, Tool] = {
+    tool.name: tool
+    for tool in (
+        Tool(
+            "ucx_am",
+            "ucx_perftest",
+            _UCX_APT,
+            "ucx_perftest ucp_am_lat over posix shared memory",
+            _ucx("ucp_am_lat"),
+            ("ucx_info", "-v"),
+        ),
+        Tool(
+            "ucx_tag",
+            "ucx_perftest",
+            _UCX_APT,
+            "ucx_perftest tag_lat over posix shared memory",
+            _ucx("tag_lat"),
+            ("ucx_info", "-v"),
+        ),
+        Tool(
+            "fi_pingpong",
+            "fi_pingpong",
+            "apt-get install libfabric-bin",
+            "fi_pingpong over libfabric's shm provider (prints a mean only)",
+            _fi,
+            ("fi_info", "--version"),
+        ),
+        Tool(
+            "ib_write_lat",
+            "ib_write_lat",
+            "apt-get install perftest",
+            "perftest's ib_write_lat between two processes of this host",
+            _ib,
+            ("ib_write_lat", "--version"),
+            needs_device=True,
+        ),
+    )
+}

@@ -1,0 +1,191 @@
+"""What is kept: JSON, and an HdrHistogram log that its tools read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdmaorder.errors import ConfigError, InputError
+from rdmaorder.pingpong.measure import Measurement
+from rdmaorder.pingpong.runs import Run
+from rdmaorder.pingpong.statistics import ratio_of, spread, summary
+from rdmaorder.pingpong.worst import worst_orders
+
+__all__ = ["FORMAT", "check_writable", "headline", "to_json", "write_hdr"]
+
+FORMAT = 1
+_HDR_HIGHEST_NS = 3_600_000_000_000
+_HDR_DIGITS = 3
+
+
+def check_writable(paths: Iterable[Path | None]) -> None:
+    """What would spoil the run at its end is found before it."""
+    for path in paths:
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if path.is_dir():
+            raise InputError("cannot be written: it is a folder", path=str(path))
+        if not folder.is_dir():
+            raise InputError(f"cannot be written: {folder} is no folder", path=str(path))
+        target = path if path.exists() else folder
+        if not os.access(target, os.W_OK):
+            raise InputError("cannot be written: permission denied", path=str(path))
+
+
+def require_hdrhistogram() -> None:
+    """Raises ConfigError naming the remedy."""
+    try:
+        import hdrh  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "--hdr needs hdrhistogram: pip install 'rdmaorder[hdr]', or leave it out"
+        ) from None
+
+
+def headline(measurement: Measurement) -> str | None:
+    """The level that ratios at the top of the file are about."""
+    measured = list(measurement.runs)
+    return "session" if "session" in measured else (measured[0] if measured else None)
+
+
+def _reference_rows(measurement: Measurement, name: str) -> list[dict[str, Any]]:
+    rows = []
+    for run in measurement.kept(name):
+        row = run.to_json()
+        if "summary_rtt_ns" in run.facts:
+            row["rtt_ns"] = run.facts["summary_rtt_ns"]
+        rows.append(row)
+    return rows
+
+
+def _pooled(runs: list[Run]) -> Any:
+    return np.concatenate([run.rtt_ns() for run in runs]) if runs else np.zeros(0)
+
+
+def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
+    """One level: pooled over the runs that count, each run, ratios, the worst orders."""
+    runs = measurement.runs[name]
+    kept = measurement.kept(name) or runs
+    pooled = summary(_pooled(kept))
+    result: dict[str, Any] = {
+        "count": sum(run.count for run in kept),
+        "rtt_ns": pooled,
+        "one_way_ns": {key: round(value / 2, 2) for key, value in pooled.items()},
+        "runs_kept": len(measurement.kept(name)),
+        "runs": [run.to_json() for run in runs],
+        "ends": measurement.facts.get(name, {}),
+        "worst": worst_orders(kept, measurement.plan.worst),
+    }
+    floors = [(run, run.floor_ns) for run in kept if run.floor_ns]
+    if floors:
+        rows = [(run.to_json()["rtt_ns"], floor) for run, floor in floors]
+        result["floor_ns"] = spread([floor for _, floor in rows])
+        for key in ("p50", "p99"):
+            result[f"{key}_to_floor"] = spread([rtt[key] / 2 / floor for rtt, floor in rows])
+    ours = [run.to_json() for run in kept]
+    result["ratio"] = {
+        reference: ratio_of(ours, _reference_rows(measurement, reference))
+        for reference in measurement.references
+    }
+    return result
+
+
+def _reference_json(measurement: Measurement, name: str) -> dict[str, Any]:
+    runs = measurement.references[name]
+    kept = measurement.kept(name) or runs
+    result: dict[str, Any] = {**measurement.reference_facts.get(name, {}), "runs_kept": len(kept)}
+    if "summary_rtt_ns" in runs[0].facts:
+        keys = runs[0].facts["summary_rtt_ns"]
+        rtt = {
+            key: float(np.median([run.facts["summary_rtt_ns"][key] for run in kept]))
+            for key in keys
+        }
+        result["percentiles_of"] = runs[0].facts.get("percentiles_of", "what the tool prints")
+    else:
+        rtt = summary(_pooled(kept))
+        result["count"] = sum(run.count for run in kept)
+    result["rtt_ns"] = {key: round(value, 2) for key, value in rtt.items()}
+    result["one_way_ns"] = {key: round(value / 2, 2) for key, value in rtt.items()}
+    result["runs"] = _reference_rows(measurement, name)
+    return result
+
+
+def to_json(measurement: Measurement) -> dict[str, Any]:
+    """The whole measurement. ``ratio``: the headline level over each reference, p50 and p99."""
+    plan = measurement.plan
+    levels = {name: level_json(measurement, name) for name in measurement.runs}
+    top = headline(measurement)
+    return {
+        "tool": "rdmaorder pingpong",
+        "format": FORMAT,
+        "complete": measurement.complete,
+        "ending": measurement.ending,
+        "cause": measurement.cause,
+        "plan": {
+            "transport": plan.transport,
+            "levels": list(plan.levels),
+            "size": plan.size,
+            "loop": "paced" if plan.paced else "closed",
+            "rate_per_s": plan.rate,
+            "replay": plan.replay,
+            "iterations": plan.iterations,
+            "duration_s": plan.duration_s,
+            "warm_up": plan.warm_up,
+            "repeats": plan.repeats,
+            "client_cpu": plan.client_cpu,
+            "server_cpu": plan.server_cpu,
+        },
+        "clock": {key: round(value, 3) for key, value in measurement.clock.items()},
+        "placement": measurement.placement,
+        "steal": round(measurement.steal, 5),
+        "warnings": [each.to_json() for each in measurement.warnings],
+        "headline": top,
+        "ratio": levels[top]["ratio"] if top else {},
+        "levels": levels,
+        "references": {name: _reference_json(measurement, name) for name in measurement.references},
+        "missing_references": dict(measurement.missing),
+        "environment": measurement.environment,
+        "server_environment": measurement.server,
+    }
+
+
+def write_hdr(path: Path, measurement: Measurement) -> None:
+    """One interval a run, tagged with its level: round trips in ns, the column of maxima in ms.
+
+    Lines are written here (format 1.3): hdrhistogram's own writer leaves tags out.
+    """
+    lines = [
+        "#rdmaorder pingpong: round trips in nanoseconds, one way = half",
+        "#[Histogram log format version 1.3]",
+        f"#[StartTime: {time.time():.3f} (seconds since epoch), {measurement.environment['time']}]",
+        '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"',
+    ]
+    offset_s = 0.0
+    for name, runs in [*measurement.runs.items(), *measurement.references.items()]:
+        for run in runs:
+            if not run.count:
+                continue
+            length_s = float(run.times_s()[-1])
+            payload, max_ns = _encoded(run)
+            lines.append(f"Tag={name},{offset_s:.6f},{length_s:.6f},{max_ns / 1e6:.6f},{payload}")
+            offset_s += length_s
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", path=str(path)) from None
+
+
+def _encoded(run: Run) -> tuple[str, int]:
+    from hdrh.histogram import HdrHistogram
+
+    histogram = HdrHistogram(1, _HDR_HIGHEST_NS, _HDR_DIGITS)
+    values, counts = np.unique(np.maximum(run.rtt_ns().astype(np.int64), 1), return_counts=True)
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        histogram.record_value(value, count)
+    return histogram.encode().decode(), int(values[-1])

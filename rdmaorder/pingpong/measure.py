@@ -1,0 +1,337 @@
+"""Takes turns: levels and references, each run between two probes of the floor."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdmaorder import __version__, _core
+from rdmaorder.errors import HandshakeError, RdmaOrderError
+from rdmaorder.gateway.address import Address
+from rdmaorder.pingpong import environment as env
+from rdmaorder.pingpong.ends import End, Peer, open_end, open_inproc_end
+from rdmaorder.pingpong.hazards import Hazard, hazards, steal_share
+from rdmaorder.pingpong.plan import Plan
+from rdmaorder.pingpong.python_loop import python_stamp_ns
+from rdmaorder.pingpong.references import Reference, open_references
+from rdmaorder.pingpong.runs import Run, new_samples
+from rdmaorder.pingpong.statistics import main_class, quantile
+from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone, dial, first_answer
+
+__all__ = ["Measurement", "Turns", "measure"]
+
+Say = Callable[[str], None]
+_PROBE_ORDERS = 20_000
+
+
+@dataclass
+class Measurement:
+    """Everything a run of the tool found out."""
+
+    plan: Plan
+    clock: dict[str, float]
+    environment: dict[str, Any]
+    server: dict[str, Any] | None
+    warnings: list[Hazard]
+    runs: dict[str, list[Run]] = field(default_factory=dict)  #: by level
+    references: dict[str, list[Run]] = field(default_factory=dict)
+    reference_facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)  #: references that cannot run, and why
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  #: of each level's ends
+    placement: str | None = None
+    steal: float = 0.0
+    ending: str = "done"
+    cause: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Everything asked for was measured and every answer was right."""
+        return self.ending == "done" and all(
+            run.complete for runs in self.runs.values() for run in runs
+        )
+
+    def kept(self, name: str) -> list[Run]:
+        """Runs of a level or reference that count."""
+        runs = self.runs.get(name) or self.references.get(name) or []
+        return [run for run in runs if not run.discarded]
+
+
+class Turns:
+    """Runs one end after the other, with the floor before and after each."""
+
+    def __init__(self, measurement: Measurement, say: Say, *, floor: bool) -> None:
+        self._measurement = measurement
+        self._plan = measurement.plan
+        self._say = say
+        self._floor = floor
+        self._samples = new_samples(self._plan.sample_count)
+        self._last_floor: float | None = None
+
+    def floor_ns(self) -> float | None:
+        """One-way p50 between the two processors now, None where the ends are on two hosts."""
+        if not self._floor:
+            return None
+        plan = self._plan
+        ticks = _core.pingpong_floor(plan.client_cpu, plan.server_cpu, _PROBE_ORDERS)
+        ordered = np.sort(ticks).astype(np.float64)
+        return quantile(ordered, 0.5) / self._measurement.clock["ticks_per_ns"] / 2
+
+    def level(self, end: End, repeat: int) -> Run:
+        """One run of a level."""
+        plan = self._plan
+        due = plan.due_ns
+        duration_ns = int((plan.duration_s or 0) * 1e9)
+        return self._between_floors(
+            end.name,
+            repeat,
+            lambda: end.run(self._samples, plan.warm_up, duration_ns, due),
+            end,
+            rate_asked=_asked(plan),
+        )
+
+    def reference(self, reference: Reference, repeat: int) -> Run:
+        """One run of a reference: always a closed loop."""
+        room = self._samples
+        if reference.kind == "summary":
+            return self._summary(reference, repeat)
+        return self._between_floors(
+            reference.name, repeat, lambda: reference.run(room, self._plan.warm_up), reference
+        )
+
+    def _summary(self, reference: Reference, repeat: int) -> Run:
+        """A tool of its own that prints percentiles: no samples of single orders."""
+        before = self.floor_ns()
+        facts = reference.run(self._samples[:0], 0)
+        run = Run(reference.name, repeat, self._samples[:0].copy(), 1.0, facts)
+        run.floor_before_ns, run.floor_after_ns = before, self.floor_ns()
+        return run
+
+    def _between_floors(
+        self,
+        name: str,
+        repeat: int,
+        measured: Callable[[], dict[str, Any]],
+        other: Any,
+        rate_asked: float | None = None,
+    ) -> Run:
+        self._samples.fill(0)
+        before = self.floor_ns()
+        other.resume()
+        try:
+            with _pinned(self._plan.client_cpu):
+                facts = measured()
+        finally:
+            with contextlib.suppress(RdmaOrderError):
+                other.pause()
+        run = Run(
+            name,
+            repeat,
+            self._samples[: facts["sent"]].copy(),
+            self._measurement.clock["ticks_per_ns"],
+            facts,
+            rate_asked=rate_asked,
+        )
+        run.collections = facts.get("collections", [])
+        if facts["ending"] == "done":
+            run.floor_before_ns, run.floor_after_ns = before, self.floor_ns()
+        return run
+
+
+def _asked(plan: Plan) -> float | None:
+    if plan.due_ns is None or len(plan.due_ns) < 2:
+        return None
+    return float((len(plan.due_ns) - 1) / (int(plan.due_ns[-1]) - int(plan.due_ns[0])) * 1e9)
+
+
+@contextlib.contextmanager
+def _pinned(cpu: int) -> Iterator[None]:
+    """This thread on one processor; garbage of before does not count."""
+    before = os.sched_getaffinity(0)
+    gc.collect()
+    gc.freeze()
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+        gc.unfreeze()
+
+
+def _hello(channel: Channel, address: Address, plan: Plan) -> dict[str, Any]:
+    hello = {HELLO: PROTOCOL, "version": __version__, "size": plan.size}
+    with contextlib.suppress(PeerGone):  # what it said before it left tells more
+        channel.send({**hello, "levels": list(plan.levels)})
+    answer = first_answer(channel, address)
+    if "error" in answer:
+        raise HandshakeError(f"{address.url} refuses: {answer['error']}")
+    return answer
+
+
+def measure(
+    plan: Plan,
+    address: Address | None,
+    *,
+    say: Say,
+    warn: Callable[[Sequence[Hazard]], None],
+) -> Measurement:
+    """Measures ``plan`` against the server at ``address``, or within this process without one.
+
+    What was measured until then is in the result when Ctrl-C, or the end of the other side, ends
+    it; errors before the first run are raised.
+    """
+    clock = dict(_core.pingpong_clock())
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rdmaorder-pp-")))
+        peer: Peer | None = None
+        server: dict[str, Any] | None = None
+        cpus: tuple[int, ...] = (plan.client_cpu, plan.server_cpu)
+        one_host = True
+        if address is not None:
+            channel = stack.enter_context(dial(address))
+            told = _hello(channel, address, plan)
+            peer, server = Peer(channel), told["host"]
+            one_host = server is not None and server["boot_id"] == env.read(
+                "/proc/sys/kernel/random/boot_id"
+            )
+            plan = _with_server_cpu(plan, int(told["cpu"]), one_host)
+            cpus = (plan.client_cpu, plan.server_cpu) if one_host else (plan.client_cpu,)
+        here = env.environment(cpus)
+        warnings = hazards(here, transport=plan.transport)
+        if server is not None and not one_host:
+            warnings += hazards(server, transport=plan.transport, end=f"host {server['host']}")
+        warn(warnings)
+        clock["python_stamp_ns"] = python_stamp_ns(clock["ticks_per_ns"])
+        result = Measurement(plan, clock, here, None if one_host else server, warnings)
+        turns = Turns(result, say, floor=one_host)
+        options = {key: str(value) for key, value in address.options.items()} if address else {}
+        ends = _open_ends(stack, plan, peer, options, folder)
+        for end in ends:
+            result.facts[end.name] = end.facts
+        references = open_references(stack, plan, peer, result.missing, say)
+        for reference in references:
+            result.reference_facts[reference.name] = reference.facts
+        before, started = env.run_facts(), time.monotonic()
+        _take_turns(result, turns, ends, references, say)
+        elapsed_s = time.monotonic() - started
+        result.steal = steal_share(before, env.run_facts(), elapsed_s)
+        _collect_last_words(result, ends)
+    _keep(result)
+    return result
+
+
+def _with_server_cpu(plan: Plan, cpu: int, one_host: bool) -> Plan:
+    import dataclasses
+
+    from rdmaorder.errors import ConfigError
+
+    if one_host and cpu == plan.client_cpu:
+        raise ConfigError(
+            f"--cpu {cpu}: the server spins on that processor; give another (--cpu here, or --cpu "
+            "there)"
+        )
+    return dataclasses.replace(plan, server_cpu=cpu)
+
+
+def _open_ends(
+    stack: contextlib.ExitStack,
+    plan: Plan,
+    peer: Peer | None,
+    options: dict[str, str],
+    folder: Path,
+) -> list[End]:
+    """Every level's ends, made and paused."""
+    ends: list[End] = []
+    for level in plan.levels:
+        if peer is None:
+            ends.append(open_inproc_end(plan, level, folder))
+            continue
+        end = open_end(peer, plan, level, options if plan.transport == "rdma" else None)
+        ends.append(end)
+        end.pause()
+    return ends
+
+
+def _take_turns(
+    result: Measurement,
+    turns: Turns,
+    ends: Sequence[End],
+    references: Sequence[Reference],
+    say: Say,
+) -> None:
+    plan = result.plan
+    total = plan.repeats * (len(ends) + len(references))
+    done = 0
+    try:
+        for repeat in range(plan.repeats):
+            for end in ends:
+                done += 1
+                say(f"run {done} of {total}: {end.name}")
+                run = turns.level(end, repeat)
+                result.runs.setdefault(end.name, []).append(run)
+                if run.facts["ending"] != "done":
+                    result.ending = run.facts["ending"]
+                    result.cause = str(run.facts.get("cause", ""))
+                    return
+            for reference in references:
+                done += 1
+                say(f"run {done} of {total}: {reference.name} (reference)")
+                _reference_turn(result, turns, reference, repeat)
+    except KeyboardInterrupt:
+        result.ending = "interrupted"
+    except RdmaOrderError as error:
+        if not result.runs:
+            raise
+        result.ending, result.cause = "peer lost", str(error)
+
+
+def _reference_turn(result: Measurement, turns: Turns, reference: Reference, repeat: int) -> None:
+    """A reference that fails is missing from then on; the measurement goes on."""
+    if reference.name in result.missing:
+        return
+    try:
+        run = turns.reference(reference, repeat)
+    except RdmaOrderError as error:
+        result.missing[reference.name] = str(error)
+        return
+    if run.facts["ending"] == "interrupted":
+        raise KeyboardInterrupt
+    if run.facts["ending"] != "done":
+        result.missing[reference.name] = f"ended early: {run.facts.get('cause')}"
+        return
+    result.references.setdefault(reference.name, []).append(run)
+
+
+def _collect_last_words(result: Measurement, ends: Sequence[End]) -> None:
+    for end in ends:
+        try:
+            said = end.close()
+        except RdmaOrderError:
+            continue
+        result.facts[end.name]["server"] = said
+        bad = int(said.get("bad_payloads", 0)) + int(said.get("orders_rejected", 0))
+        if bad and end.name in result.runs:
+            result.runs[end.name][-1].facts["bad_payloads"] += bad
+
+
+def _keep(result: Measurement) -> None:
+    """Decides which runs count: those whose floor stayed, in the class that most were in."""
+    every = [*result.runs.values(), *result.references.values()]
+    placements = [run.placement for runs in every for run in runs]
+    result.placement = main_class([each for each in placements if each is not None])
+    for runs in every:
+        for run in runs:
+            if run.floor_ns is None:
+                continue  # two hosts, or cut short: nothing to judge by
+            if run.placement is None:
+                run.discarded = "the floor moved meanwhile"
+            elif run.placement != result.placement:
+                run.discarded = f"placement {run.placement}, not {result.placement}"

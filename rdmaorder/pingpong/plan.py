@@ -1,0 +1,141 @@
+"""What one run of the tool is asked to do, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from rdmaorder.errors import ConfigError
+
+__all__ = ["LEVELS", "Plan", "check_cpu", "choose_cpus", "due_times", "most_rate"]
+
+#: From the bare transport up; each has everything the one before it has.
+LEVELS = ("raw", "session", "gateway", "python", "python-handler")
+#: Room for samples of a run that is limited by time: 200 MB.
+MOST_SAMPLES = 5_000_000
+_SIZE_MAX = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Times in seconds, sizes in bytes. ``due_ns``: an open loop's schedule, None closed."""
+
+    transport: str = "shm"
+    levels: tuple[str, ...] = ("session",)
+    size: int = 64
+    iterations: int = 50_000
+    duration_s: float | None = None
+    warm_up: int = 2_000
+    repeats: int = 5
+    rate: float | None = None
+    replay: str | None = None
+    due_ns: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
+    client_cpu: int
+    server_cpu: int
+    journal: str | None = None
+    references: tuple[str, ...] = ()
+    worst: int = 10
+    waterfall: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size % 64 or not 64 <= self.size <= _SIZE_MAX:
+            below = min(max(64, self.size // 64 * 64), _SIZE_MAX)
+            raise ConfigError(
+                f"--size {self.size}: slots are a multiple of 64 bytes from 64 to {_SIZE_MAX}; "
+                f"use {below}"
+            )
+        for name, value, low in (
+            ("--iters", self.iterations, 10),
+            ("--repeats", self.repeats, 1),
+            ("--warm-up", self.warm_up, 0),
+        ):
+            if value < low:
+                raise ConfigError(f"{name} {value}: give {low} or more")
+        if self.iterations > MOST_SAMPLES:
+            raise ConfigError(
+                f"--iters {self.iterations}: every order is kept; give at most {MOST_SAMPLES} a "
+                "run and more --repeats"
+            )
+        unknown = [level for level in self.levels if level not in LEVELS]
+        if unknown:
+            raise ConfigError(f"--level {unknown[0]}: use one of {', '.join(LEVELS)} or all")
+
+    @property
+    def paced(self) -> bool:
+        """An open loop."""
+        return self.due_ns is not None
+
+    @property
+    def sample_count(self) -> int:
+        """Room for the orders of one run."""
+        if self.due_ns is not None:
+            return len(self.due_ns)
+        return self.iterations if self.duration_s is None else MOST_SAMPLES
+
+
+def check_cpu(name: str, cpu: int) -> None:
+    """Raises ConfigError where a processor cannot be used, naming those that can."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if cpu not in allowed:
+        raise ConfigError(
+            f"{name} {cpu}: no such processor, or not allowed to this process; "
+            f"it may use {_ranges(allowed)}"
+        )
+
+
+def choose_cpus(client: int | None, server: int | None) -> tuple[int, int]:
+    """Client's and server's processor: those asked for, else the last two that are allowed."""
+    for name, cpu in (("--cpu", client), ("--server-cpu", server)):
+        if cpu is not None:
+            check_cpu(name, cpu)
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        raise ConfigError(
+            f"two processors are needed and this process may use {_ranges(allowed)} alone: two "
+            "spinning ends on one would measure the scheduler; widen the cpuset or taskset"
+        )
+    if client is not None and client == server:
+        raise ConfigError(
+            f"--cpu {client} and --server-cpu {server} are the same: two spinning ends on one "
+            "processor would measure the scheduler; give two"
+        )
+    free = [cpu for cpu in allowed if cpu not in (client, server)]
+    if client is None:
+        client = free.pop(-2 if server is None else -1)
+    if server is None:
+        server = free.pop(-1)
+    return client, server
+
+
+def most_rate(order_cost_ns: float) -> float:
+    """The highest rate that can be paced: between two orders the clock is read twice at least."""
+    return 1e9 / (2 * order_cost_ns)
+
+
+def due_times(rate: float, count: int, order_cost_ns: float) -> npt.NDArray[np.uint64]:
+    """When each of ``count`` orders is due at ``rate`` a second, in ns from the start."""
+    highest = most_rate(order_cost_ns)
+    if not 0 < rate <= highest:
+        if rate <= 0 or rate != rate:
+            raise ConfigError(f"--rate {rate:g}: give a number of orders a second above 0")
+        raise ConfigError(
+            f"--rate {rate:g}: no clock of this host can hold that: an order every "
+            f"{1e9 / rate:.3g} ns, while reading the clock around it takes {order_cost_ns:.3g} ns; "
+            f"{highest:.3g} a second is the most"
+        )
+    return (np.arange(count, dtype=np.float64) * (1e9 / rate)).astype(np.uint64)
+
+
+def _ranges(cpus: list[int]) -> str:
+    parts: list[str] = []
+    start = previous = cpus[0]
+    for cpu in [*cpus[1:], -1]:
+        if cpu == previous + 1:
+            previous = cpu
+            continue
+        parts.append(str(start) if start == previous else f"{start}-{previous}")
+        start = previous = cpu
+    return ", ".join(parts)

@@ -1,0 +1,202 @@
+"""The measurement as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rdmaorder.pingpong.hazards import Hazard
+from rdmaorder.pingpong.statistics import QUANTILES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_report", "print_warnings"]
+
+_COLUMNS = ("min", *QUANTILES, "max")
+_TITLES = {"p50": "50 %", "p90": "90 %", "p99": "99 %", "p99_9": "99.9 %", "p99_99": "99.99 %"}
+
+
+def print_warnings(console: Console, found: Sequence[Hazard]) -> None:
+    """What spoils the measurement, before it."""
+    from rich.text import Text
+
+    for each in found:
+        console.print(Text(f"warning: {each.finding}", "yellow"), soft_wrap=True)
+        console.print(Text(f"         {each.remedy}", "dim"), soft_wrap=True)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.title_style = "bold"
+    table.add_column(columns[0], no_wrap=True)
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def time_text(value_ns: float | None) -> str:
+    """For a column: three digits and a unit."""
+    if value_ns is None or value_ns != value_ns:
+        return "–"
+    for unit_ns, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if value_ns >= unit_ns:
+            return f"{value_ns / unit_ns:.3g} {unit}"
+    return f"{value_ns:.0f} ns"
+
+
+def _ratio_text(found: dict[str, Any] | None, key: str) -> str:
+    if not found or found.get(key) is None:
+        return "–"
+    return f"{found[key]:.3g} ({found[f'{key}_low']:.3g} … {found[f'{key}_high']:.3g})"
+
+
+def print_report(console: Console, result: dict[str, Any]) -> None:
+    """``result``: what is written as JSON."""
+    from rich.text import Text
+
+    if not result["levels"]:
+        console.print(Text("nothing was measured", "red"))
+        return
+    console.print(_times(result, "rtt_ns", "round trip (RTT)"))
+    console.print(_times(result, "one_way_ns", "one way (RTT/2)"))
+    if any("floor_ns" in level for level in result["levels"].values()):
+        console.print(_floor(result))
+    if result["plan"]["loop"] == "paced":
+        console.print(_rates(result))
+    if result["references"]:
+        console.print(_references(result))
+    for name, why in result["missing_references"].items():
+        console.print(Text(f"no {name}: {why}", "yellow"), soft_wrap=True)
+    for name, level in result["levels"].items():
+        if level["worst"]:
+            console.print(_worst(name, level["worst"][:5]))
+    for line in _footer(result):
+        console.print(Text(line, "dim"), soft_wrap=True)
+    if not result["complete"]:
+        console.print(Text(_why_incomplete(result), "bold red"), soft_wrap=True)
+
+
+def _times(result: dict[str, Any], key: str, title: str) -> Any:
+    table = _table(
+        title, "level", "orders", *(_TITLES.get(name, name) for name in _COLUMNS), "adds"
+    )
+    before: float | None = None
+    for name, level in result["levels"].items():
+        times = level[key]
+        adds = times.get("p50", 0) - before if before is not None else None
+        before = times.get("p50")
+        table.add_row(
+            name,
+            f"{level['count']:,}",
+            *(time_text(times.get(column)) for column in _COLUMNS),
+            "" if adds is None else f"{adds:+.0f} ns",
+        )
+    for name, reference in result["references"].items():
+        times = reference[key]
+        cells = [time_text(times.get(column)) for column in _COLUMNS]
+        if "p50" not in times and "mean" in times:
+            cells[1] = f"mean {time_text(times['mean'])}"
+        table.add_row(name, f"{reference.get('count', 0):,}", *cells, "", style="dim")
+    return table
+
+
+def _floor(result: dict[str, Any]) -> Any:
+    table = _table(
+        f"against the floor (bare cache line, one way), placement {result['placement']}",
+        *("level", "floor", "50 % ÷ floor", "99 % ÷ floor", "runs kept"),
+    )
+    for name, level in result["levels"].items():
+        if "floor_ns" not in level:
+            continue
+        cells = [
+            f"{level[key]['median']:.2f} ({level[key]['low']:.2f} … {level[key]['high']:.2f})"
+            for key in ("p50_to_floor", "p99_to_floor")
+        ]
+        kept = f"{level['runs_kept']} of {len(level['runs'])}"
+        table.add_row(name, time_text(level["floor_ns"]["median"]), *cells, kept)
+    return table
+
+
+def _rates(result: dict[str, Any]) -> Any:
+    table = _table(
+        "paced: times count from when each order was due",
+        *("level", "rate asked", "reached", "sent late 99 %", "from the send itself 99 %"),
+    )
+    for name, level in result["levels"].items():
+        for run in level["runs"]:
+            asked, got = run.get("rate_asked_per_s") or 0, run["rate_per_s"]
+            reached = f"{got:,.0f}/s" + ("" if run.get("rate_reached") else "  NOT REACHED")
+            table.add_row(
+                name,
+                f"{asked:,.0f}/s",
+                reached,
+                time_text(run.get("late_ns", {}).get("p99")),
+                time_text(run.get("service_ns", {}).get("p99")),
+                style=None if run.get("rate_reached") else "red",
+            )
+    return table
+
+
+def _references(result: dict[str, Any]) -> Any:
+    levels = [name for name in result["levels"] if any(result["levels"][name]["ratio"].values())]
+    columns = [f"{name} {q}" for name in levels for q in ("50 %", "99 %")]
+    table = _table("ours ÷ reference, runs in turn (spread)", "reference", *columns)
+    for name in result["references"]:
+        cells = [
+            _ratio_text(result["levels"][level]["ratio"].get(name), key)
+            for level in levels
+            for key in ("p50", "p99")
+        ]
+        table.add_row(name, *cells)
+    return table
+
+
+def _worst(name: str, orders: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"slowest orders, {name}")
+    table.title_justify, table.title_style = "left", "bold"
+    for column in ("round trip", "run", "order", "at"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("likely cause")
+    for each in orders:
+        table.add_row(
+            time_text(each["rtt_ns"]),
+            str(each["repeat"] + 1),
+            f"{each['index']:,}",
+            f"{each['at_s'] * 1e3:.2f} ms",
+            "; ".join(each["causes"]),
+        )
+    return table
+
+
+def _footer(result: dict[str, Any]) -> list[str]:
+    clock, plan = result["clock"], result["plan"]
+    host = result["environment"]
+    lines = [
+        f"{plan['loop']} loop, {plan['size']} bytes, {plan['transport']}, processors "
+        f"{plan['client_cpu']} and {plan['server_cpu']}; a stamp costs "
+        f"{clock['read_cost_ns']:.1f} ns (from Python {clock['python_stamp_ns']:.0f} ns), once in "
+        f"every round trip shown; the clock moves in steps of {clock['step_ns']:.1f} ns",
+        f"{host['cpu']}, Linux {host['kernel']}, {host['build']['compiler']} "
+        f"{host['build']['build_flags']}, commit {host['build']['commit']}"
+        f"{' + changes' if host['build'].get('dirty') else ''}, steal {result['steal']:.2%}",
+    ]
+    bad = sum(run["bad_payloads"] for level in result["levels"].values() for run in level["runs"])
+    lines.append(f"every payload checked: {bad} wrong")
+    return lines
+
+
+def _why_incomplete(result: dict[str, Any]) -> str:
+    if result["ending"] == "interrupted":
+        return "interrupted: this is what had been measured until then"
+    if result["ending"] == "peer lost":
+        return (
+            f"the other side is gone ({result['cause']}): this is what had been measured until then"
+        )
+    return "answers were wrong: do not trust these numbers"

@@ -1,0 +1,303 @@
+"""The server of a measurement: starts, stops and continues workers as the client asks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rdmaorder import __version__
+from rdmaorder.errors import SystemFailure
+from rdmaorder.gateway.address import Address
+from rdmaorder.pingpong.environment import host_facts
+from rdmaorder.pingpong.plan import LEVELS
+from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone
+
+__all__ = ["Server", "Worker"]
+
+_START_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 10.0
+
+
+class Worker:
+    """An answering process (``worker.py``)."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rdmaorder.pingpong.worker", json.dumps(spec)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the client
+            env={**os.environ, "PYTHONPATH": _package_parent()},
+        )
+        line = self._line()
+        if line is None:
+            self.end()
+            raise SystemFailure(f"the {spec['kind']} end did not start")
+        if "error" in line:
+            self.end()
+            raise SystemFailure(str(line["error"]))
+        self.facts = line
+        self._stopped = False
+
+    def _line(self) -> dict[str, Any] | None:
+        assert self._process.stdout is not None
+        text = self._process.stdout.readline()
+        return json.loads(text) if text else None
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def pause(self) -> None:
+        """Stops it where it is; its processor is free when this returns."""
+        if self._process.poll() is not None or self._stopped:
+            return
+        self._process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._stopped = True
+
+    def resume(self) -> None:
+        """Lets it run. Raises SystemFailure when it is gone."""
+        if self._process.poll() is not None:
+            raise SystemFailure(
+                f"the {self.spec['kind']} end (process {self.pid}) ended with status "
+                f"{self._process.returncode}"
+            )
+        self._process.send_signal(signal.SIGCONT)
+        self._stopped = False
+
+    def end(self) -> dict[str, Any]:
+        """Ends it and gives what it had to say at its end."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+        try:
+            output, _ = self._process.communicate(timeout=_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            output, _ = self._process.communicate()
+        lines = (output or "").splitlines()
+        with contextlib.suppress(ValueError, IndexError):
+            last = json.loads(lines[-1])
+            return last if isinstance(last, dict) else {}
+        return {}
+
+
+def _package_parent() -> str:
+    folder = str(Path(__file__).resolve().parents[2])
+    before = os.environ.get("PYTHONPATH")
+    return f"{folder}:{before}" if before else folder
+
+
+class Server:
+    """Listens at ``address`` and serves one client after another.
+
+    ``levels``, ``size``: what clients may ask for; others are refused with a reason.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        cpu: int,
+        size: int | None = None,
+        levels: tuple[str, ...] = LEVELS,
+        journal: str | None = None,
+        tls: dict[str, str] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._address = address
+        self._cpu = cpu
+        self._size = size
+        self._levels = levels
+        self._journal = journal
+        self._tls = tls or {}
+        self._say = say
+        self._listener = self._listen()
+        self._folder = Path(tempfile.mkdtemp(prefix="rdmaorder-pingpong-"))
+        self._opened = 0
+
+    @property
+    def url(self) -> str:
+        """With the real port in place of 0."""
+        if self._address.scheme == "shm":
+            return self._address.url
+        host, port = self._listener.getsockname()[:2]
+        return f"rdma://{host}:{port}"
+
+    def _listen(self) -> socket.socket:
+        try:
+            if self._address.scheme == "shm":
+                listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._take_over(self._address.path)
+                listener.bind(self._address.path)
+            else:
+                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((self._address.host, self._address.port))
+            listener.listen(4)
+        except OSError as error:
+            raise SystemFailure(
+                f"cannot listen at {self._address.url}: {error.strerror}",
+                error_number=error.errno or 0,
+            ) from None
+        return listener
+
+    @staticmethod
+    def _take_over(path: str) -> None:
+        """Removes a socket file that nobody listens at any more."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                Path(path).unlink(missing_ok=True)
+            except OSError:
+                return
+
+    def serve_forever(self) -> None:
+        """Until an exception (KeyboardInterrupt) ends it."""
+        while True:
+            self.serve_one()
+
+    def serve_one(self) -> None:
+        """One client, from its first line to its last."""
+        connection, _ = self._listener.accept()
+        with Channel(connection) as channel:
+            workers: dict[str, Worker] = {}
+            try:
+                self._talk(channel, workers)
+            except (PeerGone, ValueError, TimeoutError):
+                pass
+            finally:
+                for worker in workers.values():
+                    worker.end()
+
+    def close(self) -> None:
+        """Gives the address back. Idempotent."""
+        self._listener.close()
+        if self._address.scheme == "shm":
+            Path(self._address.path).unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _talk(self, channel: Channel, workers: dict[str, Worker]) -> None:
+        hello = channel.receive(5.0)
+        if hello.get(HELLO) != PROTOCOL:
+            channel.send({HELLO: PROTOCOL, "error": f"this server speaks protocol {PROTOCOL}"})
+            return
+        refusal = self._refusal(hello)
+        if refusal:
+            self._say(f"refused a client: {refusal}")
+            channel.send({HELLO: PROTOCOL, "error": refusal})
+            return
+        self._say(f"a client measures {', '.join(hello['levels'])}, {hello['size']} bytes")
+        facts = host_facts((self._cpu,))
+        channel.send({HELLO: PROTOCOL, "cpu": self._cpu, "pid": os.getpid(), "host": facts})
+        while True:
+            request = channel.receive()
+            try:
+                answer = self._answer(request, channel, workers)
+            except (SystemFailure, OSError) as error:
+                answer = {"error": str(error)}
+            channel.send(answer)
+
+    def _refusal(self, hello: dict[str, Any]) -> str:
+        if hello.get("version") != __version__:
+            return f"the client is rdmaorder {hello.get('version')}, the server {__version__}"
+        if self._size is not None and hello.get("size") != self._size:
+            return (
+                f"the server was started with --size {self._size}, the client with "
+                f"--size {hello.get('size')}; give both the same"
+            )
+        wrong = [level for level in hello.get("levels", ()) if level not in self._levels]
+        if wrong:
+            return (
+                f"the server was started for --level {','.join(self._levels)}, the client asks for "
+                f"{wrong[0]}; give both the same"
+            )
+        return ""
+
+    def _answer(
+        self, request: dict[str, Any], channel: Channel, workers: dict[str, Worker]
+    ) -> dict[str, Any]:
+        name = str(request.get("name"))
+        match request.get("do"):
+            case "open":
+                worker = Worker(self._spec(request, channel))
+                workers[name] = worker
+                return {**worker.facts, "spec": worker.spec}
+            case "pause":
+                workers[name].pause()
+            case "resume":
+                workers[name].resume()
+            case "close":
+                return workers.pop(name).end()
+            case other:
+                return {"error": f"no such request: {other}"}
+        return {}
+
+    def _spec(self, request: dict[str, Any], channel: Channel) -> dict[str, Any]:
+        """What the worker for a request is to be."""
+        self._opened += 1
+        kind, size = request["kind"], request["size"]
+        spec: dict[str, Any] = {"kind": kind, "size": size, "cpu": self._cpu}
+        host = channel.local_address() or "127.0.0.1"
+        if kind == "raw":
+            rdma = self._address.scheme == "rdma"
+            options = {key: str(value) for key, value in self._address.options.items()}
+            spec |= {
+                "paced": request["paced"],
+                "peer": request["peer"],
+                "options": options if rdma else None,
+                "local_address": host if rdma else "",
+            }
+        elif kind == "gateway":
+            spec["settings"] = self._gateway_settings(request, host)
+        elif kind == "unix":
+            spec["path"] = str(self._folder / f"{self._opened}.sock")
+        elif kind in ("tcp", "udp"):
+            spec["host"] = host
+        elif kind == "zeromq":
+            spec |= {
+                "library": request["library"],
+                "blocking": request["blocking"],
+                "endpoint": f"ipc://{self._folder / f'{self._opened}.zmq'}",
+            }
+        elif kind == "iceoryx2":
+            spec["service"] = f"rdmaorder-pingpong-{os.getpid()}-{self._opened}"
+        else:
+            raise SystemFailure(f"no such end: {kind}")
+        return spec
+
+    def _gateway_settings(self, request: dict[str, Any], host: str) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "handler": request["handler"],
+            "idle": "spin",
+            "cpu": self._cpu,
+            "counters": str(self._folder / f"{self._opened}.counters"),
+            "huge_pages": request.get("huge_pages", "try"),
+        }
+        if self._address.scheme == "shm":
+            settings["listen"] = f"shm://{self._folder / f'{self._opened}.sock'}"
+        else:
+            query = "&".join(f"{key}={value}" for key, value in self._address.options.items())
+            settings["listen"] = f"rdma://{host}:0" + (f"?{query}" if query else "")
+            settings |= self._tls or {"tls": "off"}
+        if request["journal"]:
+            folder = Path(self._journal) if self._journal else self._folder
+            settings |= {"journal": str(folder / f"journal-{os.getpid()}-{self._opened}")}
+            settings |= {"sync": "none", "max_quantity": 1_000_000}
+        return settings

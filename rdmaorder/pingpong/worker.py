@@ -1,0 +1,136 @@
+"""The answering end, in a process of its own: ``python -m rdmaorder.pingpong.worker SPEC``.
+
+SPEC is a JSON object. The worker prints one line of JSON when it can be measured, or one that says
+why not, and ends when its standard input closes or SIGTERM comes. Between runs it is stopped with
+SIGSTOP: it spins, and would disturb what else is measured on its processor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def _gateway(spec: dict[str, Any]) -> None:
+    from rdmaorder.gateway import Gateway
+
+    # Blocked before any thread is made, so that sigwait alone sees them.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with Gateway(**spec["settings"]) as gateway:
+        _say({"url": gateway.url, "pid": os.getpid()})
+        signal.sigwait(signals)
+        _say(gateway.counters())
+
+
+def _raw(spec: dict[str, Any]) -> None:
+    from rdmaorder import _core
+
+    end = _core.PingPongRaw(spec["size"], spec["paced"], spec["options"], spec["local_address"])
+    peer = spec["peer"]
+    # Asked before the connection is made: what is told of an RDMA end is that of its endpoint.
+    own: dict[str, Any] = {"pid": os.getpid()}
+    if spec["options"] is None:
+        end.connect_shm(*peer["window"])
+        own["window"] = end.window()
+    else:
+        own["address"] = end.address()
+        end.connect_rdma(peer["address"])
+    _pin(spec)
+    _say({**own, "facts": end.facts()})
+    _say({"bad_payloads": end.serve(True)})
+
+
+def _descriptor(spec: dict[str, Any]) -> None:
+    from rdmaorder import _core
+
+    kind = spec["kind"]
+    if kind == "udp":
+        connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        connection.bind((spec["host"], 0))
+        _say({"pid": os.getpid(), "port": connection.getsockname()[1]})
+        _, sender = connection.recvfrom(65536)
+        connection.connect(sender)
+        connection.send(b"ready")
+    else:
+        family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.bind(spec["path"] if kind == "unix" else (spec["host"], 0))
+        listener.listen(1)
+        _say({"pid": os.getpid(), "port": 0 if kind == "unix" else listener.getsockname()[1]})
+        connection, _ = listener.accept()
+        if kind == "tcp":
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _pin(spec)
+    _core.pingpong_serve_descriptor(connection.fileno(), kind == "udp", spec["size"])
+
+
+def _zeromq(spec: dict[str, Any]) -> None:
+    from rdmaorder import _core
+
+    _pin(spec)
+    _say({"pid": os.getpid()})
+    _core.pingpong_serve_zeromq(spec["library"], spec["endpoint"], spec["blocking"], spec["size"])
+
+
+def _iceoryx2(spec: dict[str, Any]) -> None:
+    from rdmaorder.pingpong.iceoryx import serve
+
+    _pin(spec)
+    serve(spec["service"], spec["size"], lambda: _say({"pid": os.getpid()}))
+
+
+_KINDS = {
+    "gateway": _gateway,
+    "raw": _raw,
+    "unix": _descriptor,
+    "tcp": _descriptor,
+    "udp": _descriptor,
+    "zeromq": _zeromq,
+    "iceoryx2": _iceoryx2,
+}
+
+
+def _pin(spec: dict[str, Any]) -> None:
+    os.sched_setaffinity(0, {spec["cpu"]})
+
+
+def _end_with_parent() -> None:
+    """SIGTERM when whoever started this is gone: a spinning orphan would spoil the machine."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> int:
+    """Serves one specification."""
+    from rdmaorder.errors import RdmaOrderError
+
+    spec = json.loads(sys.argv[1])
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client; it ends this one
+    try:
+        _KINDS[spec["kind"]](spec)
+    except (RdmaOrderError, OSError) as error:
+        _say({"error": str(error)})
+        return 1
+    finally:
+        if spec["kind"] == "unix":
+            Path(spec["path"]).unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The slowest orders, kept whole, each with what most likely held it up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rdmaorder.pingpong.runs import Run
+
+__all__ = ["worst_orders"]
+
+#: A gap in the sender's looks that explains an order: this part of its time.
+_GAP_PART = 0.5
+_ANOMALY = ("index", "voluntary", "involuntary", "minor_faults", "major_faults", "migrated")
+
+
+def worst_orders(runs: Sequence[Run], count: int) -> list[dict[str, Any]]:
+    """The ``count`` slowest of all ``runs``, the slowest first."""
+    found: list[tuple[float, Run, int]] = []
+    for run in runs:
+        rtt = run.rtt_ns()
+        for place in np.argsort(rtt)[::-1][:count]:
+            found.append((float(rtt[place]), run, int(place)))
+    found.sort(key=lambda each: -each[0])
+    return [_whole(run, place, rtt_ns) for rtt_ns, run, place in found[:count]]
+
+
+def _whole(run: Run, place: int, rtt_ns: float) -> dict[str, Any]:
+    index = int(run.answered[place])
+    row = run.samples[index]
+    usual = float(np.median(run.rtt_ns()))
+    result: dict[str, Any] = {
+        "repeat": run.repeat,
+        "index": index,
+        "at_s": round(float(run.times_s()[place]), 6),
+        "rtt_ns": round(rtt_ns, 1),
+        "usual_ns": round(usual, 1),
+        "late_ns": round((int(row[1]) - int(row[0])) / run.ticks_per_ns, 1),
+        "longest_gap_ns": round(int(row[3]) / run.ticks_per_ns, 1),
+        "polls": int(row[4]),
+    }
+    anomaly = _anomaly(run, index)
+    if anomaly is not None:
+        result["kernel"] = anomaly
+    result["causes"] = _causes(run, row, result, anomaly)
+    return result
+
+
+def _anomaly(run: Run, index: int) -> dict[str, int] | None:
+    rows = run.facts.get("anomalies")
+    if rows is None or not len(rows):
+        return None
+    hit = np.flatnonzero(rows[:, 0] == index)
+    if not len(hit):
+        return None
+    return {name: int(value) for name, value in zip(_ANOMALY, rows[hit[0]], strict=True) if value}
+
+
+def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] | None) -> list[str]:
+    """Likeliest first; never empty."""
+    causes = []
+    kernel = anomaly or {}
+    if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.collections):
+        causes.append("garbage collection in this process")
+    if kernel.get("major_faults"):
+        causes.append("page fault that waited for storage")
+    if kernel.get("migrated"):
+        causes.append("the sending thread was moved to another processor")
+    if kernel.get("involuntary"):
+        causes.append("the kernel ran something else on the sender's processor (context switch)")
+    if kernel.get("voluntary"):
+        causes.append("the sending thread slept (context switch)")
+    if kernel.get("minor_faults"):
+        causes.append("page fault on the sender's side")
+    if facts["late_ns"] > _GAP_PART * facts["rtt_ns"]:
+        causes.append("it waited behind earlier orders: sent late")
+    excess = facts["rtt_ns"] - facts["usual_ns"]
+    per_poll = facts["usual_ns"] / max(1.0, _usual_polls(run))
+    looked_ns = facts["polls"] * per_poll
+    if not causes and facts["longest_gap_ns"] > _GAP_PART * excess:
+        causes.append("the sender did not look for a while: interrupt or hypervisor (poll gap)")
+    if not causes and looked_ns < _GAP_PART * facts["rtt_ns"]:
+        causes.append("the sender looked seldom meanwhile: interrupt or hypervisor (poll gap)")
+    if facts.get("kernel", {}).get("retransmissions"):
+        causes.append("retransmission on the link")
+    return causes or [
+        "the answer came late though the sender kept looking: the other side or the way"
+    ]
+
+
+def _usual_polls(run: Run) -> float:
+    return float(np.median(run.samples[run.answered, 4])) if run.count else 1.0

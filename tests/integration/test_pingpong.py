@@ -1,0 +1,309 @@
+"""``rdmaorder pingpong`` as people run it: real processes, real links, few orders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_support import PATIENCE_S, ROOT, GatewayProcess, eventually
+
+pytestmark = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
+)
+COMMAND = [sys.executable, "-m", "rdmaorder", "pingpong"]
+FEW = ("-n", "500", "--warm-up", "50", "--repeats", "1", "-q")
+
+
+def pingpong(*arguments: str, status: int = 0) -> str:
+    """Runs the tool; its whole output."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == status, text
+    assert "Traceback" not in text
+    return text
+
+
+def measured(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """Runs the tool with --json and reads what it wrote."""
+    out = folder / "out.json"
+    pingpong(*FEW, "--json", str(out), *arguments, status=status)
+    content: dict[str, Any] = json.loads(out.read_text())
+    return content
+
+
+@contextlib.contextmanager
+def listening(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    server = subprocess.Popen(
+        [*COMMAND, "--listen", url, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert server.stdout is not None
+        assert "listening on" in server.stdout.readline()
+        yield server
+    finally:
+        server.terminate()
+        server.communicate(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("transport", ["shm", "inproc"])
+def test_every_level_is_measured_and_every_payload_checked(tmp_path: Path, transport: str) -> None:
+    result = measured(tmp_path, "--transport", transport, "--level", "all")
+    assert list(result["levels"]) == ["raw", "session", "gateway", "python", "python-handler"]
+    assert result["complete"]
+    for level in result["levels"].values():
+        run = level["runs"][0]
+        assert (run["sent"], run["answered"], run["bad_payloads"]) == (500, 500, 0)
+        times = level["rtt_ns"]
+        assert 0 < times["min"] <= times["p50"] <= times["p99"] <= times["max"]
+        assert level["one_way_ns"]["p50"] == pytest.approx(times["p50"] / 2, abs=0.01)
+        assert run["floor_before_ns"] > 0 and run["floor_after_ns"] > 0
+        assert all(each["causes"] for each in level["worst"])
+
+
+def test_larger_payloads_go_the_same_ways(tmp_path: Path) -> None:
+    result = measured(tmp_path, "-s", "256", "--level", "raw,session,gateway")
+    assert result["complete"] and result["plan"]["size"] == 256
+    assert result["levels"]["session"]["ends"]["slot_bytes"] == 256
+
+
+def test_a_result_says_where_it_was_measured(tmp_path: Path) -> None:
+    environment = measured(tmp_path, "--level", "raw")["environment"]
+    for name in ("cpu", "kernel", "isolated", "numa_nodes", "huge_pages", "rdmaorder", "python"):
+        assert name in environment
+    assert {"compiler", "build_flags", "build_type", "commit"} <= set(environment["build"])
+    assert [set(each) >= {"governor", "c_states"} for each in environment["pinned"]] == [True] * 2
+
+
+def test_references_take_turns_and_give_ratios(tmp_path: Path) -> None:
+    names = ["cacheline", "unix", "tcp", "udp"]
+    result = measured(tmp_path, "--reference", *names, "--repeats", "2")
+    assert list(result["references"]) == names
+    if result["levels"]["session"]["runs_kept"] == 2:  # else the floor moved between them
+        assert set(result["ratio"]) == set(names)
+    for reference in result["references"].values():
+        assert reference["rtt_ns"]["p50"] > 0
+
+
+def test_a_reference_that_is_not_installed_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = measured(tmp_path, "--level", "raw", "--reference", "ucx_tag")
+    assert result["complete"]
+    assert "apt-get install ucx-utils" in result["missing_references"]["ucx_tag"]
+
+
+def test_an_open_loop_counts_from_the_intended_send(tmp_path: Path) -> None:
+    result = measured(tmp_path, "--rate", "20000", "--level", "raw,session,python")
+    for level in result["levels"].values():
+        run = level["runs"][0]
+        assert run["answered"] == 500
+        assert run["rate_asked_per_s"] == pytest.approx(20_000, rel=0.01)
+        assert run["rtt_ns"]["max"] >= run["service_ns"]["max"] - 1
+
+
+def test_a_rate_that_was_not_reached_is_said(tmp_path: Path) -> None:
+    text = pingpong(*FEW, "--rate", "20000000", "--level", "session", "-n", "20000")
+    assert "NOT REACHED" in text
+
+
+def test_orders_may_come_at_the_pace_of_a_recording(tmp_path: Path) -> None:
+    recording = tmp_path / "flow.csv"
+    times = [0, 10_000, 10_001, 10_002, 500_000, 2_000_000]  # a burst and two pauses
+    rows = [f"{time},N,{n},X,B,10.5,1" for n, time in enumerate(times)]
+    recording.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "\n".join(rows) + "\n")
+    result = measured(tmp_path, "--replay", str(recording))
+    assert result["levels"]["session"]["runs"][0]["answered"] == len(times)
+    assert result["plan"]["loop"] == "paced"
+
+
+def test_the_histogram_log_and_the_plots_can_be_read(tmp_path: Path) -> None:
+    reader = pytest.importorskip("hdrh.log")
+    pytest.importorskip("matplotlib")
+    log, plot = tmp_path / "out.hdr", tmp_path / "out.png"
+    result = measured(tmp_path, "--level", "raw,session", "--hdr", str(log), "--plot", str(plot))
+    from hdrh.histogram import HdrHistogram
+
+    histogram = HdrHistogram(1, 3_600_000_000_000, 3)
+    lines = reader.HistogramLogReader(str(log), histogram)
+    counts = {}
+    while (interval := lines.get_next_interval_histogram()) is not None:
+        counts[interval.get_tag()] = interval.get_total_count()
+    assert counts == {"raw": 500, "session": 500}
+    assert result["complete"]
+    for path in (plot, tmp_path / "out-over-time.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_server_and_a_client_may_be_started_by_hand(tmp_path: Path) -> None:
+    url = f"shm://{tmp_path}/pp.sock"
+    with listening(url):
+        for _ in range(2):  # a server serves one client after the other
+            result = measured(tmp_path, "--to", url, "--level", "raw,session")
+            assert result["complete"]
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "complaint"),
+    [
+        (("-s", "128"), (), "--size 128"),
+        (("--level", "raw"), ("--level", "session"), "--level raw"),
+    ],
+)
+def test_ends_that_were_asked_for_different_things_are_told(
+    tmp_path: Path, server: tuple[str, ...], client: tuple[str, ...], complaint: str
+) -> None:
+    url = f"shm://{tmp_path}/pp.sock"
+    with listening(url, *server):
+        text = pingpong(*FEW, "--to", url, *client, status=2)
+    assert complaint in text and "give both the same" in text
+
+
+def test_a_gateway_is_no_ping_pong_server(tmp_path: Path) -> None:
+    gateway = GatewayProcess(tmp_path)
+    try:
+        text = pingpong(*FEW, "--to", gateway.url, status=2)
+    finally:
+        gateway.clean_up()
+    assert "is no ping-pong server" in text and "--listen" in text
+
+
+def test_something_that_answers_nonsense_is_no_ping_pong_server(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        text = pingpong(*FEW, "--to", f"shm://{path}", status=2)
+        thread.join()
+    assert "speaks another protocol" in text
+
+
+def test_nobody_listening_says_how_to_start_the_other_end(tmp_path: Path) -> None:
+    text = pingpong(*FEW, "--to", f"shm://{tmp_path}/none.sock", status=2)
+    assert "pingpong --listen" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--rate", "1e12"), "no clock of this host"),
+        (("--rate", "-1"), "--rate"),
+        (("--cpu", "4097"), "no such processor"),
+        (("--server-cpu", "-1"), "no such processor"),
+        (("--json", "/nonexistent/out.json"), "is no folder"),
+        (("--plot", "/"), "it is a folder"),
+        (("--level", "wire"), "use one of raw"),
+        (("--reference", "pigeon"), "use one of cacheline"),
+        (("-s", "100"), "multiple of 64"),
+        (("--listen", "tcp://x", "--to", "shm:y"), "give one of them"),
+        (("--to", "http://x"), "not an address"),
+        (("--transport", "rdma"), "--address"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_to_give(
+    arguments: tuple[str, ...], complaint: str
+) -> None:
+    assert complaint in pingpong(*FEW, *arguments, status=2)
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes started by ``pid``, and theirs."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found += [int(entry.parent.name), *children_of(int(entry.parent.name))]
+    return found
+
+
+def worker_of(pid: int) -> int | None:
+    """The answering end of a client that is measuring just now: it is pinned then."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    allowed = status.split("Cpus_allowed_list:")[1].split()[0]
+    for child in children_of(pid) if allowed.isdigit() else ():
+        with contextlib.suppress(OSError):
+            if "pingpong.worker" in Path(f"/proc/{child}/cmdline").read_text():
+                return child
+    return None
+
+
+@pytest.mark.parametrize("level", ["raw", "session"])
+def test_a_peer_that_disappears_leaves_a_marked_result(tmp_path: Path, level: str) -> None:
+    out = tmp_path / "out.json"
+    client = subprocess.Popen(
+        [*COMMAND, "-D", "20", "-q", "--level", level, "--json", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    worker = eventually(lambda: worker_of(client.pid), "the answering end runs")
+    time.sleep(0.3)
+    os.kill(worker, signal.SIGKILL)
+    text, _ = client.communicate(timeout=PATIENCE_S)
+    assert client.returncode == 1, text
+    result = json.loads(out.read_text())
+    assert (result["complete"], result["ending"]) == (False, "peer lost")
+    assert "the other side is gone" in text
+
+
+def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    client = subprocess.Popen(
+        [*COMMAND, "-D", "20", "-q", "--json", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    eventually(lambda: worker_of(client.pid), "the answering end runs")
+    time.sleep(0.3)
+    client.send_signal(signal.SIGINT)
+    text, _ = client.communicate(timeout=PATIENCE_S)
+    assert client.returncode == 130, text
+    assert "interrupted: this is what had been measured" in text
+    result = json.loads(out.read_text())
+    assert result["ending"] == "interrupted"
+    assert result["levels"]["session"]["count"] > 0
+
+
+def test_two_results_are_compared_with_a_verdict(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        pingpong(*FEW, "--repeats", "4", "--level", "raw", "--json", str(tmp_path / f"{name}.json"))
+    files = [str(tmp_path / f"{name}.json") for name in ("a", "b")]
+    kept = [json.loads(Path(each).read_text())["levels"]["raw"]["runs_kept"] for each in files]
+    if min(kept) >= 3:  # else the floor moved under the runs
+        assert "PASS" in pingpong("compare", *files, "--unlike", "--fail-above", "1000%")
+    changed = json.loads(Path(files[1]).read_text())
+    changed["environment"]["kernel"] = "another"
+    Path(files[1]).write_text(json.dumps(changed))
+    assert "kernel:" in pingpong("compare", *files, status=3)

@@ -1,0 +1,248 @@
+"""The arithmetic of the ping-pong tool: percentiles, classes, ratios, intervals, causes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rdmaorder.errors import ConfigError, InputError
+from rdmaorder.pingpong import compare as comparing
+from rdmaorder.pingpong.external import (
+    parse_fi_pingpong,
+    parse_ib_write_lat,
+    parse_ucx_perftest,
+)
+from rdmaorder.pingpong.hazards import hazards
+from rdmaorder.pingpong.plan import Plan, due_times
+from rdmaorder.pingpong.runs import Run
+from rdmaorder.pingpong.statistics import (
+    bootstrap_change,
+    is_steady,
+    main_class,
+    quantile,
+    ratio_of,
+    summary,
+)
+from rdmaorder.pingpong.worst import worst_orders
+
+
+def run_of(rtt_ns: list[int], *, due: list[int] | None = None, **facts: Any) -> Run:
+    """A run of one tick a ns: an order every 1000 ns that takes as long as given."""
+    samples = np.zeros((len(rtt_ns), 5), np.uint64)
+    samples[:, 1] = 1_000_000 + np.arange(len(rtt_ns)) * 1000
+    samples[:, 0] = samples[:, 1] if due is None else 1_000_000 + np.asarray(due)
+    samples[:, 2] = samples[:, 1] + np.asarray(rtt_ns, np.uint64)
+    samples[:, 4] = 10
+    return Run("session", 0, samples, 1.0, {"sent": len(rtt_ns), "ending": "done", **facts})
+
+
+def test_a_quantile_of_shared_values_lies_between_their_neighbours() -> None:
+    ordered = np.repeat([100.0, 110.0, 120.0], [10, 80, 10])
+    assert 105 <= quantile(ordered, 0.2) < quantile(ordered, 0.5) < quantile(ordered, 0.8) <= 115
+
+
+def test_a_quantile_of_distinct_values_is_near_the_usual_one() -> None:
+    ordered = np.arange(1, 1001, dtype=np.float64)
+    assert quantile(ordered, 0.5) == pytest.approx(np.median(ordered), abs=1)
+    assert quantile(ordered, 0.99) == pytest.approx(990, abs=1.5)
+
+
+def test_a_percentile_beyond_the_samples_is_the_slowest_and_not_an_extrapolation() -> None:
+    found = summary(np.arange(1, 101, dtype=np.float64))
+    assert found["p99_99"] == found["max"] == 100
+
+
+def test_a_summary_of_nothing_is_empty() -> None:
+    assert summary(np.zeros(0)) == {}
+
+
+def test_runs_whose_floor_moved_are_not_steady() -> None:
+    assert is_steady(60, 62)
+    assert not is_steady(60, 230)
+    assert not is_steady(125, 135)  # across the border of two classes
+    assert not is_steady(150, 200)
+
+
+def test_the_main_class_is_the_commonest() -> None:
+    assert main_class(["near", "far", "near"]) == "near"
+    assert main_class([]) is None
+
+
+def test_ratios_pair_the_runs_of_one_turn() -> None:
+    ours = [{"repeat": n, "rtt_ns": {"p50": 100 * (n + 1), "p99": 200.0}} for n in range(3)]
+    theirs = [{"repeat": n, "rtt_ns": {"p50": 200 * (n + 1), "p99": 400.0}} for n in (0, 2)]
+    found = ratio_of(ours, theirs)
+    assert (found["p50"], found["p50_low"], found["p50_high"], found["pairs"]) == (0.5, 0.5, 0.5, 2)
+    assert found["p99"] == 0.5
+
+
+def test_a_reference_with_a_mean_only_has_no_ratio_of_percentiles() -> None:
+    ours = [{"repeat": 0, "rtt_ns": {"p50": 100.0, "p99": 200.0}}]
+    assert ratio_of(ours, [{"repeat": 0, "rtt_ns": {"mean": 300.0}}]) is None
+
+
+def test_the_interval_of_a_real_change_excludes_no_change_and_noise_does_not() -> None:
+    before = [100.0, 101, 99, 100, 102, 98, 100]
+    change, low, high = bootstrap_change(before, [each * 1.2 for each in before])
+    assert 0.15 < low <= change <= high < 0.25
+    _, low, high = bootstrap_change(before, [101.0, 99, 100, 98, 102, 100, 100])
+    assert low <= 0 <= high
+
+
+def test_times_of_paced_orders_count_from_when_they_were_due() -> None:
+    run = run_of([100, 100, 100], due=[0, 500, 1000])
+    assert run.rtt_ns().tolist() == [100, 600, 1100]
+    assert run.service_ns().tolist() == [100, 100, 100]
+    assert run.late_ns().tolist() == [0, 500, 1000]
+
+
+def test_the_worst_orders_come_with_what_the_kernel_did() -> None:
+    run = run_of([100] * 50 + [9000] + [100] * 50, anomalies=np.asarray([[50, 0, 1, 0, 0, 0]]))
+    worst = worst_orders([run], 3)
+    assert worst[0]["index"] == 50
+    assert worst[0]["rtt_ns"] == 9000
+    assert "context switch" in worst[0]["causes"][0]
+    assert len(worst) == 3
+
+
+def test_an_order_behind_a_stall_is_said_to_have_waited() -> None:
+    run = run_of([100, 100, 100], due=[0, 1000, 0])
+    assert "waited behind earlier orders" in worst_orders([run], 1)[0]["causes"][0]
+
+
+def test_an_order_during_garbage_collection_says_so() -> None:
+    run = run_of([100, 5000, 100])
+    run.collections = [(1_001_500, 1_002_000)]
+    assert "garbage collection" in worst_orders([run], 1)[0]["causes"][0]
+
+
+@pytest.mark.parametrize("rate", [0.0, -5.0, float("nan"), 1e9, float("inf")])
+def test_a_rate_that_no_clock_can_hold_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match="--rate"):
+        due_times(rate, 10, order_cost_ns=16)
+
+
+def test_a_schedule_is_evenly_spaced() -> None:
+    assert due_times(1e6, 4, order_cost_ns=16).tolist() == [0, 1000, 2000, 3000]
+
+
+@pytest.mark.parametrize(("name", "value"), [("size", 65), ("size", 8192), ("repeats", 0)])
+def test_a_plan_refuses_what_cannot_be(name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=name):
+        Plan(client_cpu=0, server_cpu=1, **{name: value})
+
+
+def test_the_output_of_the_tools_is_understood() -> None:
+    ucx = "iterations,99.0_percentile_lat,avg_lat,overall_lat\n50000,1.108,21.297,60.710,2.87\n"
+    assert parse_ucx_perftest(ucx) == {"percentile_us": 1.108, "average_us": 60.710}
+    fi = "bytes   #sent   #ack     total       time     MB/sec    usec/xfer   Mxfers/sec\n"
+    fi += "64      2k      =2k      250k        0.52s      0.49     130.14       0.01\n"
+    assert parse_fi_pingpong(fi) == {"average_us": 130.14}
+    ib = " #bytes #iterations    t_min[usec]    t_max[usec]  t_typical[usec] ...\n"
+    ib += " 64      1000          1.65           9.87         1.70   1.72   0.12   1.90   4.50\n"
+    found = parse_ib_write_lat(ib)
+    assert (found["p50_us"], found["p99_us"], found["p99_9_us"]) == (1.70, 1.90, 4.50)
+
+
+HOST = {
+    "pinned": [
+        {"cpu": 2, "core": "1", "socket": "0", "numa_node": 0, "governor": "powersave",
+         "c_states": "POLL, C1, C6"},
+        {"cpu": 3, "core": "1", "socket": "0", "numa_node": 1, "governor": "performance",
+         "c_states": "none"},
+    ],
+    "isolated": "none", "hypervisor": False, "cpu_count": 8, "load_average": [6.0, 1.0, 1.0],
+    "invariant_tsc": True, "machine": "x86_64", "huge_pages": 0,
+    "devices": [{"name": "rxe0", "soft": "True", "numa_node": ""}],
+}  # fmt: skip
+
+
+def test_every_hazard_of_a_host_is_named_with_its_remedy() -> None:
+    found = hazards(HOST, transport="rdma")
+    assert {each.key for each in found} == {
+        *("shared_core", "numa", "governor", "c_states", "isolation", "load", "huge_pages"),
+        "soft_roce",
+    }
+    assert all(each.remedy for each in found)
+
+
+def test_a_host_made_for_measuring_has_no_warnings() -> None:
+    good = {"governor": "performance", "c_states": "POLL, C1", "numa_node": 0, "socket": "0"}
+    host = HOST | {
+        "pinned": [{"cpu": 2, "core": "1", **good}, {"cpu": 3, "core": "2", **good}],
+        "isolated": "2-7",
+        "load_average": [0.1, 0.1, 0.1],
+        "huge_pages": 64,
+    }
+    assert hazards(host, transport="shm") == []
+
+
+def result(p50: list[float], *, kernel: str = "6.1", complete: bool = True) -> dict[str, Any]:
+    """A result file of one level with these medians over a floor of 100 ns one way."""
+    runs = [
+        {"kept": True, "rtt_ns": {"p50": each, "p99": each * 2}, "floor_before_ns": 100.0}
+        | {"floor_after_ns": 100.0}
+        for each in p50
+    ]
+    return {
+        "tool": "rdmaorder pingpong",
+        "complete": complete,
+        "ending": "done",
+        "placement": "near",
+        "plan": {"transport": "shm", "size": 64, "loop": "closed"},
+        "environment": {"kernel": kernel},
+        "levels": {"session": {"runs": runs}},
+    }
+
+
+OLD = [200.0, 202, 198, 201, 199]
+
+
+def test_a_comparison_fails_only_when_the_whole_interval_is_beyond_the_limit() -> None:
+    slower = comparing.compare(result(OLD), result([x * 1.3 for x in OLD]), fail_above=0.05)
+    assert slower.failed and {each.verdict for each in slower.changes} == {"SLOWER"}
+    noisy = comparing.compare(result(OLD), result([200.0, 300, 190, 205, 198]), fail_above=0.05)
+    assert not noisy.failed
+    faster = comparing.compare(result(OLD), result([x * 0.8 for x in OLD]), fail_above=0.05)
+    assert not faster.failed and faster.changes[0].verdict == "faster"
+
+
+def test_a_comparison_needs_repeated_runs() -> None:
+    with pytest.raises(InputError, match="--repeats"):
+        comparing.compare(result(OLD[:2]), result(OLD), fail_above=None)
+
+
+def test_unlike_environments_are_named() -> None:
+    assert comparing.unlike(result(OLD), result(OLD, kernel="6.2")) == ["kernel: 6.1 and 6.2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is no JSON"),
+        ("{}", "is no result"),
+        (json.dumps(result(OLD, complete=False)), "cut short"),
+    ],
+)
+def test_a_file_that_is_no_whole_result_is_refused(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=complaint):
+        comparing.load(path)
+
+
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.1", 0.1), (" 7.5% ", 0.075)])
+def test_a_share_may_be_written_in_percent(text: str, share: float) -> None:
+    assert comparing.percent(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "x%", "-1%", "nan"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a share"):
+        comparing.percent(text)
