@@ -1,5 +1,6 @@
 // GatewayCore: the C++ gateway as rdmaorder/gateway/ uses it.
 #include <fcntl.h>
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstring>
@@ -270,6 +271,15 @@ class GatewayCore {
     const py::gil_scoped_release release;
     gateway_->resume();
   }
+  void stamp_orders(const py::array_t<std::uint64_t, py::array::c_style>& rows) {
+    if (rows.ndim() != 2 || rows.shape(1) != sizeof(OrderStamps) / 8 || !rows.writeable()) {
+      throw py::value_error("stamps are a writable uint64 array of eight columns");
+    }
+    stamps_ = rows;
+    gateway_->stamp_orders(
+        {static_cast<OrderStamps*>(const_cast<void*>(static_cast<const void*>(rows.data()))),
+         static_cast<std::size_t>(rows.shape(0))});
+  }
   void start() {
     const py::gil_scoped_release release;
     gateway_->start();
@@ -337,6 +347,7 @@ class GatewayCore {
   monitor::Counter links_failed_;
   journal::ScanResult recovered_;
   std::uint64_t in_doubt_ = 0;
+  py::object stamps_;  ///< kept while the receiver writes into it
   std::unique_ptr<Gateway> gateway_;
 };
 
@@ -364,6 +375,7 @@ void bind_gateway(py::module_& m) {
       .def("journal_state", &GatewayCore::journal_state)
       .def("halt", &GatewayCore::halt, py::arg("reason"))
       .def("resume", &GatewayCore::resume)
+      .def("stamp_orders", &GatewayCore::stamp_orders, py::arg("rows"))
       .def("start", &GatewayCore::start)
       .def("announce_closing", &GatewayCore::announce_closing)
       .def("stop", &GatewayCore::stop)

@@ -1,4 +1,4 @@
-// The measuring loops for rdmaorder/pingpong/. Samples come in as one uint64 array of shape (n, 5),
+// The measuring loops for rdmaorder/pingpong/. Samples come in as one uint64 array of shape (n, 6),
 // whose rows are pingpong::Sample.
 #include <fcntl.h>
 #include <pybind11/numpy.h>
@@ -25,7 +25,7 @@ constexpr py::ssize_t kSampleWords = sizeof(pingpong::Sample) / 8;
 Plan plan_of(Words& samples, std::uint64_t warm_up, std::uint64_t duration_ns,
              const std::optional<Words>& due_ns, std::uint64_t answer_timeout_ns) {
   if (samples.ndim() != 2 || samples.shape(1) != kSampleWords) {
-    throw py::value_error("samples must have five columns");
+    throw py::value_error("samples must have six columns");
   }
   Plan plan;
   plan.samples = {reinterpret_cast<pingpong::Sample*>(samples.mutable_data()),
@@ -113,10 +113,11 @@ Words floor_ticks(int own_cpu, int peer_cpu, py::ssize_t count) {
 
 py::dict run_session(const py::object& core, Words samples, std::uint64_t warm_up,
                      std::uint64_t duration_ns, const std::optional<Words>& due_ns,
-                     std::uint64_t answer_timeout_ns) {
+                     std::uint64_t answer_timeout_ns, bool stamps_written) {
   SessionState* state = usable_state(core.ptr());
   if (state == nullptr) throw py::error_already_set();
-  const Plan plan = plan_of(samples, warm_up, duration_ns, due_ns, answer_timeout_ns);
+  Plan plan = plan_of(samples, warm_up, duration_ns, due_ns, answer_timeout_ns);
+  plan.stamps_written = stamps_written;
   state->busy = true;
   py::dict facts = measured([&] { return pingpong::run_session(*state->session, plan); });
   state->busy = false;
@@ -235,8 +236,8 @@ void bind_pingpong(py::module_& m) {
   m.def("pingpong_build", &build_facts);
   m.def("pingpong_floor", &floor_ticks, py::arg("own_cpu"), py::arg("peer_cpu"), py::arg("count"));
   m.def("pingpong_session", &run_session, py::arg("session"), py::arg("samples"),
-        py::arg("warm_up"), py::arg("duration_ns"), py::arg("due_ns"),
-        py::arg("answer_timeout_ns"));
+        py::arg("warm_up"), py::arg("duration_ns"), py::arg("due_ns"), py::arg("answer_timeout_ns"),
+        py::arg("stamps_written"));
   bind_raw(m);
   m.def(
       "pingpong_descriptor",

@@ -83,6 +83,11 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
     )
     what.add_argument("--journal", metavar="DIR", help="where the journal levels keep theirs")
     what.add_argument(
+        "--waterfall",
+        action="store_true",
+        help="stamp every stage of an order (session level and up): where its time goes",
+    )
+    what.add_argument(
         "--reference",
         nargs="+",
         action="extend",
@@ -286,6 +291,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         journal=args.journal,
         references=check_references(args.reference),
         worst=args.worst,
+        waterfall=args.waterfall,
     )
 
 

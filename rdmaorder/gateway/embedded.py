@@ -108,6 +108,11 @@ class Gateway:
             return self._server.urls
         return tuple(address.url for address in self.config.addresses)
 
+    def stamp_orders(self, rows: Any) -> None:
+        """Has every order's stages stamped into ``rows`` (uint64, a power of two × 8; columns as
+        OrderStamps in gateway.hpp), for measuring. Before start()."""
+        self._core.stamp_orders(rows)
+
     def start(self) -> Gateway:
         """Starts receiver and control server; returns when strategies can connect."""
         if self._thread is not None:

@@ -22,6 +22,7 @@ _SAME = (
     ("plan.loop", "loop"),
     ("plan.rate_per_s", "rate"),
     ("plan.replay", "replayed file"),
+    ("plan.waterfall", "stamping of stages"),
     ("environment.cpu", "processor"),
     ("environment.kernel", "kernel"),
     ("environment.hypervisor", "virtual machine"),

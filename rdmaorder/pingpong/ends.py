@@ -13,6 +13,7 @@ from rdmaorder.errors import HandshakeError, SystemFailure
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.python_loop import run_python
 from rdmaorder.pingpong.runs import Words
+from rdmaorder.pingpong.waterfall import unpack
 from rdmaorder.pingpong.wire import Channel, PeerGone
 
 __all__ = ["End", "Peer", "open_end", "open_inproc_end"]
@@ -127,6 +128,7 @@ class SessionLevel(_Remote):
         )
         super().__init__(peer, worker)
         self._python = name.startswith("python")
+        self._waterfall = plan.waterfall
         self._session = connect(_with_options(str(told["url"]), options), plan)
         status = self._session.status()
         names = ("transport", "order_slots", "report_slots", "huge_pages", "locked", "numa_node")
@@ -141,7 +143,16 @@ class SessionLevel(_Remote):
 
     def run(self, samples: Words, warm_up: int, duration_ns: int, due_ns: Any) -> Facts:
         """From Python where the level says so."""
-        return run_session(self._session, self._python, samples, warm_up, duration_ns, due_ns)
+        first = self._session.next_sequence + (warm_up if due_ns is None else 0)
+        schedule = (warm_up, duration_ns, due_ns)
+        facts = run_session(self._session, self._python, samples, schedule, self._waterfall)
+        return {**facts, "first_sequence": first}
+
+    def stamps(self) -> Words | None:
+        """The gateway's stamps of its newest orders, while paused; None where it makes none."""
+        if not self._waterfall:
+            return None
+        return unpack(self._peer.ask("stamps", name=self._worker)["rows"])
 
     def close(self) -> Facts:
         self._session.close()
@@ -214,7 +225,7 @@ class InprocSession:
     def run(self, samples: Words, warm_up: int, duration_ns: int, due_ns: Any) -> Facts:
         assert self._session is not None
         python = self.name.startswith("python")
-        return run_session(self._session, python, samples, warm_up, duration_ns, due_ns)
+        return run_session(self._session, python, samples, (warm_up, duration_ns, due_ns))
 
     def pause(self) -> None:
         if self._session is not None and self._gateway is not None:
@@ -255,15 +266,16 @@ def wait_live(session: ro.Session) -> None:
 
 
 def run_session(
-    session: ro.Session, python: bool, samples: Words, warm_up: int, duration_ns: int, due_ns: Any
+    session: ro.Session,
+    python: bool,
+    samples: Words,
+    schedule: tuple[int, int, Any],
+    stamps_written: bool = False,
 ) -> Facts:
-    """One run over a session, from C++ or from Python."""
+    """One run over a session, from C++ or from Python. ``schedule``: warm-up, ns, due times."""
     if python:
-        return run_python(session, samples, warm_up, duration_ns, due_ns)
-    facts: Facts = _core.pingpong_session(
-        session, samples, warm_up, duration_ns, due_ns, ANSWER_TIMEOUT_NS
-    )
-    return facts
+        return run_python(session, samples, *schedule, stamps_written)
+    return _core.pingpong_session(session, samples, *schedule, ANSWER_TIMEOUT_NS, stamps_written)
 
 
 def open_end(peer: Peer, plan: Plan, level: str, options: dict[str, str] | None) -> End:

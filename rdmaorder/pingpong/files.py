@@ -14,6 +14,7 @@ from rdmaorder.errors import ConfigError, InputError
 from rdmaorder.pingpong.measure import Measurement
 from rdmaorder.pingpong.runs import Run
 from rdmaorder.pingpong.statistics import ratio_of, spread, summary
+from rdmaorder.pingpong.waterfall import waterfall_json
 from rdmaorder.pingpong.worst import worst_orders
 
 __all__ = ["FORMAT", "check_writable", "headline", "to_json", "write_hdr"]
@@ -82,6 +83,9 @@ def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
         "ends": measurement.facts.get(name, {}),
         "worst": worst_orders(kept, measurement.plan.worst),
     }
+    waterfall = waterfall_json(kept)
+    if waterfall is not None:
+        result["waterfall"] = waterfall
     floors = [(run, run.floor_ns) for run in kept if run.floor_ns]
     if floors:
         rows = [(run.to_json()["rtt_ns"], floor) for run, floor in floors]
@@ -138,6 +142,7 @@ def to_json(measurement: Measurement) -> dict[str, Any]:
             "duration_s": plan.duration_s,
             "warm_up": plan.warm_up,
             "repeats": plan.repeats,
+            "waterfall": plan.waterfall,
             "client_cpu": plan.client_cpu,
             "server_cpu": plan.server_cpu,
         },

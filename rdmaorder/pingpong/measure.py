@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdmaorder import __version__, _core
-from rdmaorder.errors import HandshakeError, RdmaOrderError
+from rdmaorder.errors import HandshakeError, RdmaOrderError, SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong import environment as env
 from rdmaorder.pingpong.ends import End, Peer, open_end, open_inproc_end
@@ -25,6 +25,7 @@ from rdmaorder.pingpong.python_loop import python_stamp_ns
 from rdmaorder.pingpong.references import Reference, open_references
 from rdmaorder.pingpong.runs import Run, new_samples
 from rdmaorder.pingpong.statistics import main_class, quantile
+from rdmaorder.pingpong.waterfall import join
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone, dial, first_answer
 
 __all__ = ["Measurement", "Turns", "measure"]
@@ -141,9 +142,21 @@ class Turns:
             rate_asked=rate_asked,
         )
         run.collections = facts.get("collections", [])
+        self._keep_stages(run, other)
         if facts["ending"] == "done":
             run.floor_before_ns, run.floor_after_ns = before, self.floor_ns()
         return run
+
+    def _keep_stages(self, run: Run, end: Any) -> None:
+        """Joins the gateway's stamps to the run, where there are any."""
+        if not self._plan.waterfall or not hasattr(end, "stamps") or not run.count:
+            return
+        with contextlib.suppress(SystemFailure):
+            measurement = self._measurement
+            server = measurement.server
+            rate = server["ticks_per_ns"] if server else run.ticks_per_ns
+            rows = end.stamps()
+            run.stages = join(run, rows, run.facts["first_sequence"], rate, server is None)
 
 
 def _asked(plan: Plan) -> float | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rdmaorder import _core
 from rdmaorder.errors import RdmaOrderError
-from rdmaorder.pingpong.runs import Words
+from rdmaorder.pingpong.runs import SAMPLE_WORDS, Words
 
 if TYPE_CHECKING:
     from rdmaorder.session import Session
@@ -44,6 +44,23 @@ class _Collections:
         gc.callbacks.remove(self)
 
 
+class _Stamping:
+    """A session whose sends are stamped when they return."""
+
+    def __init__(self, session: Session, samples: Words, warm_up: int) -> None:
+        self._send, self._ticks = session.new_order, _core.ticks
+        self._samples, self._at = samples, -warm_up
+        self.poll, self.status = session.poll, session.status
+        self.next_sequence = session.next_sequence
+
+    def new_order(self, *order: Any) -> None:
+        self._send(*order)
+        now = self._ticks()
+        if self._at >= 0:
+            self._samples[self._at, 5] = now
+        self._at += 1
+
+
 class _Kernel:
     """What the kernel did to this thread between unusual orders, as ``pingpong::Anomaly``."""
 
@@ -73,11 +90,18 @@ def python_stamp_ns(ticks_per_ns: float) -> float:
 
 
 def run_python(
-    session: Session, samples: Words, warm_up: int, duration_ns: int, due_ns: Any
+    session: Session,
+    samples: Words,
+    warm_up: int,
+    duration_ns: int,
+    due_ns: Any,
+    stamps_written: bool = False,
 ) -> dict[str, Any]:
     """As the native loops do it; stamps are ``_core.ticks()``, kept outside what they enclose."""
     facts: dict[str, Any] = {"sent": 0, "answered": 0, "bad_payloads": 0, "strays": 0}
     facts |= {"ending": "done", "cause": ""}
+    if stamps_written:
+        session = _Stamping(session, samples, warm_up if due_ns is None else 0)  # type: ignore[assignment]
     with _Collections() as collections:
         try:
             if due_ns is None:
@@ -134,7 +158,7 @@ def _closed(
         column[at] = column[at + 1] = before
         column[at + 2] = after
         column[at + 4] = polls
-        at += 5
+        at += SAMPLE_WORDS
         report = reports[0]
         if report["cl_ord_id"] != order_id or report["price"] != price or len(reports) != 1:
             facts["bad_payloads"] += 1

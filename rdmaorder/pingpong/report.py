@@ -72,6 +72,9 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
     for name, why in result["missing_references"].items():
         console.print(Text(f"no {name}: {why}", "yellow"), soft_wrap=True)
     for name, level in result["levels"].items():
+        if "waterfall" in level:
+            console.print(_waterfall(name, level["waterfall"]))
+    for name, level in result["levels"].items():
         if level["worst"]:
             console.print(_worst(name, level["worst"][:5]))
     for line in _footer(result):
@@ -155,6 +158,26 @@ def _references(result: dict[str, Any]) -> Any:
     return table
 
 
+def _waterfall(name: str, found: dict[str, Any]) -> Any:
+    clocks = found["clocks"]
+    if found["clock_error_ns"]:
+        clocks += f", right to ± {time_text(found['clock_error_ns'])}"
+    title = f"where the time goes, {name}: {found['orders']:,} orders, {clocks}"
+    table = _table(title, "from", "to", "50 %", "99 %", "of the round trip", "")
+    table.columns[1].justify = table.columns[5].justify = "left"
+    for each in found["stages"]:
+        bar = "█" * round(40 * max(0.0, min(1.0, each["share"])))
+        table.add_row(
+            each["from"],
+            each["to"],
+            f"{each['p50_ns']:.0f} ns",
+            f"{each['p99_ns']:.0f} ns",
+            f"{each['share']:.0%}",
+            bar,
+        )
+    return table
+
+
 def _worst(name: str, orders: list[dict[str, Any]]) -> Any:
     from rich import box
     from rich.table import Table
@@ -187,6 +210,10 @@ def _footer(result: dict[str, Any]) -> list[str]:
         f"{host['build']['build_flags']}, commit {host['build']['commit']}"
         f"{' + changes' if host['build'].get('dirty') else ''}, steal {result['steal']:.2%}",
     ]
+    if plan["waterfall"]:
+        lines.append(
+            "stamping the stages is in these times: seven further readings of the clock an order"
+        )
     bad = sum(run["bad_payloads"] for level in result["levels"].values() for run in level["runs"])
     lines.append(f"every payload checked: {bad} wrong")
     return lines

@@ -16,11 +16,12 @@ Words = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 
 _INTENDED, _SENT, _RECEIVED, _GAP, _POLLS = range(5)
+SAMPLE_WORDS = 6
 
 
 def new_samples(count: int) -> Words:
     """Room for ``count`` orders, every page touched."""
-    samples = np.empty((count, 5), np.uint64)
+    samples = np.empty((count, SAMPLE_WORDS), np.uint64)
     samples.fill(0)
     return samples
 
@@ -40,6 +41,8 @@ class Run:
     #: When a collection of Python's garbage began and ended, in ticks.
     collections: list[tuple[int, int]] = field(default_factory=list)
     discarded: str = ""
+    #: Rows of waterfall.STAGES, ns, and how the clocks were aligned.
+    stages: Any = None
 
     def __post_init__(self) -> None:
         sent = int(self.facts.get("sent", len(self.samples)))

@@ -15,11 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rdmaorder import __version__
+import numpy as np
+
+from rdmaorder import __version__, _core
 from rdmaorder.errors import SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong.environment import host_facts
 from rdmaorder.pingpong.plan import LEVELS
+from rdmaorder.pingpong.waterfall import pack
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone
 
 __all__ = ["Server", "Worker"]
@@ -205,6 +208,7 @@ class Server:
             return
         self._say(f"a client measures {', '.join(hello['levels'])}, {hello['size']} bytes")
         facts = host_facts((self._cpu,))
+        facts["ticks_per_ns"] = _core.pingpong_clock()["ticks_per_ns"]
         channel.send({HELLO: PROTOCOL, "cpu": self._cpu, "pid": os.getpid(), "host": facts})
         while True:
             request = channel.receive()
@@ -243,6 +247,8 @@ class Server:
                 workers[name].pause()
             case "resume":
                 workers[name].resume()
+            case "stamps":
+                return {"rows": pack(np.fromfile(workers[name].spec["stamps"], np.uint64))}
             case "close":
                 return workers.pop(name).end()
             case other:
@@ -266,6 +272,8 @@ class Server:
             }
         elif kind == "gateway":
             spec["settings"] = self._gateway_settings(request, host)
+            stamps = str(self._folder / f"{self._opened}.stamps")
+            spec["stamps"] = stamps if request["waterfall"] else None
         elif kind == "unix":
             spec["path"] = str(self._folder / f"{self._opened}.sock")
         elif kind in ("tcp", "udp"):

@@ -18,7 +18,7 @@ __all__ = ["HELLO", "PROTOCOL", "Channel", "PeerGone", "dial"]
 
 HELLO = "rdmaorder-pingpong"
 PROTOCOL = 1
-_LINE_MAX = 1 << 20
+_LINE_MAX = 1 << 26
 
 
 class PeerGone(Exception):
@@ -46,7 +46,7 @@ class Channel:
             if len(self._rest) > _LINE_MAX:
                 raise ValueError("a line without an end")
             try:
-                got = self._socket.recv(65536)
+                got = self._socket.recv(1 << 20)
             except TimeoutError:
                 raise
             except OSError:

@@ -28,10 +28,24 @@ def _gateway(spec: dict[str, Any]) -> None:
     # Blocked before any thread is made, so that sigwait alone sees them.
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    with Gateway(**spec["settings"]) as gateway:
+    gateway = Gateway(**spec["settings"])
+    if spec["stamps"]:
+        gateway.stamp_orders(_mapped_stamps(spec["stamps"]))
+    with gateway:
         _say({"url": gateway.url, "pid": os.getpid()})
         signal.sigwait(signals)
         _say(gateway.counters())
+
+
+def _mapped_stamps(path: str) -> Any:
+    """Memory in a file: the server reads it when the client asks, while this process is stopped."""
+    import numpy as np
+
+    from rdmaorder.pingpong.waterfall import MOST_ROWS
+
+    rows = np.memmap(path, np.uint64, "w+", shape=(MOST_ROWS, 8))
+    rows.fill(0)  # every page is there before the first order
+    return rows
 
 
 def _raw(spec: dict[str, Any]) -> None:

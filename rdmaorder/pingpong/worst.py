@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rdmaorder.pingpong.runs import Run
+from rdmaorder.pingpong.waterfall import stages_of
 
 __all__ = ["worst_orders"]
 
@@ -44,6 +45,9 @@ def _whole(run: Run, place: int, rtt_ns: float) -> dict[str, Any]:
     anomaly = _anomaly(run, index)
     if anomaly is not None:
         result["kernel"] = anomaly
+    stages = stages_of(run, index)
+    if stages is not None:
+        result["stages_ns"] = stages
     result["causes"] = _causes(run, row, result, anomaly)
     return result
 
@@ -83,11 +87,14 @@ def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] |
         causes.append("the sender did not look for a while: interrupt or hypervisor (poll gap)")
     if not causes and looked_ns < _GAP_PART * facts["rtt_ns"]:
         causes.append("the sender looked seldom meanwhile: interrupt or hypervisor (poll gap)")
-    if facts.get("kernel", {}).get("retransmissions"):
-        causes.append("retransmission on the link")
-    return causes or [
-        "the answer came late though the sender kept looking: the other side or the way"
-    ]
+    if run.facts.get("retransmissions"):
+        causes.append(f"the link sent again meanwhile ({run.facts['retransmissions']} in this run)")
+    stages = facts.get("stages_ns")
+    if stages:
+        slowest = max(stages, key=lambda name: stages[name])
+        return [*causes, f"most of it ({stages[slowest] / 1e3:.1f} µs) until: {slowest}"]
+    other = "the answer came late though the sender kept looking: the other side or the way"
+    return causes or [other]
 
 
 def _usual_polls(run: Run) -> float:

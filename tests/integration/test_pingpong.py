@@ -121,6 +121,29 @@ def test_an_open_loop_counts_from_the_intended_send(tmp_path: Path) -> None:
         assert run["rtt_ns"]["max"] >= run["service_ns"]["max"] - 1
 
 
+def test_the_waterfall_accounts_for_the_whole_round_trip(tmp_path: Path) -> None:
+    levels = ("session", "gateway", "python-handler")
+    result = measured(tmp_path, "--waterfall", "--level", ",".join(levels))
+    for name in levels:
+        level = result["levels"][name]
+        found = level["waterfall"]
+        assert found["orders"] == 500
+        assert (found["clocks"], found["clock_error_ns"]) == ("one clock", 0)
+        assert [each["to"] for each in found["stages"]] == [
+            *("written", "seen", "verified", "guarded", "journalled", "handled"),
+            *("report written", "report seen"),
+        ]
+        # Medians need not add up, but those of steps that follow each other come near.
+        assert all(each["p50_ns"] >= 0 for each in found["stages"][2:])
+        slowest = level["worst"][0]
+        assert sum(slowest["stages_ns"].values()) == pytest.approx(slowest["rtt_ns"], abs=2)
+
+
+def test_the_stages_of_paced_orders_are_stamped_too(tmp_path: Path) -> None:
+    result = measured(tmp_path, "--waterfall", "--rate", "20000")
+    assert result["levels"]["session"]["waterfall"]["orders"] == 500
+
+
 def test_a_rate_that_was_not_reached_is_said(tmp_path: Path) -> None:
     text = pingpong(*FEW, "--rate", "20000000", "--level", "session", "-n", "20000")
     assert "NOT REACHED" in text

@@ -27,12 +27,13 @@ from rdmaorder.pingpong.statistics import (
     ratio_of,
     summary,
 )
+from rdmaorder.pingpong.waterfall import align, join, pack, unpack, waterfall_json
 from rdmaorder.pingpong.worst import worst_orders
 
 
 def run_of(rtt_ns: list[int], *, due: list[int] | None = None, **facts: Any) -> Run:
     """A run of one tick a ns: an order every 1000 ns that takes as long as given."""
-    samples = np.zeros((len(rtt_ns), 5), np.uint64)
+    samples = np.zeros((len(rtt_ns), 6), np.uint64)
     samples[:, 1] = 1_000_000 + np.arange(len(rtt_ns)) * 1000
     samples[:, 0] = samples[:, 1] if due is None else 1_000_000 + np.asarray(due)
     samples[:, 2] = samples[:, 1] + np.asarray(rtt_ns, np.uint64)
@@ -118,6 +119,52 @@ def test_an_order_during_garbage_collection_says_so() -> None:
     run = run_of([100, 5000, 100])
     run.collections = [(1_001_500, 1_002_000)]
     assert "garbage collection" in worst_orders([run], 1)[0]["causes"][0]
+
+
+def stamped(run: Run, *, skew_ns: float = 0.0, drift: float = 0.0) -> np.ndarray:
+    """Gateway rows of ``run``: 300 ns away, stages of 10 ns, on a clock of its own."""
+    rows = np.zeros((len(run.samples), 8), np.uint64)
+    rows[:, 0] = 1000 + np.arange(len(rows))
+    sent = run.samples[:, 1].astype(np.float64)
+    for stage in range(6):
+        rows[:, 1 + stage] = sent + 300 + 10 * stage + skew_ns + drift * (sent - sent[0])
+    return rows
+
+
+def test_stamps_of_one_clock_are_joined_as_they_are() -> None:
+    run = run_of([650] * 200)
+    run.samples[:, 5] = run.samples[:, 1] + 20
+    run.stages = join(run, unpack(pack(stamped(run))), 1000, 1.0, one_clock=True)
+    found = waterfall_json([run])
+    assert found is not None
+    assert [each["p50_ns"] for each in found["stages"]] == [20, 280, 10, 10, 10, 10, 10, 300]
+
+
+def test_two_clocks_are_aligned_within_the_bound_that_is_given() -> None:
+    run = run_of([650] * 2000)
+    run.samples[:, 5] = run.samples[:, 1] + 20
+    rows = stamped(run, skew_ns=7_000_000, drift=20e-6)
+    run.stages = join(run, rows, 1000, 1.0, one_clock=False)
+    found = waterfall_json([run])
+    assert found is not None
+    assert found["clocks"] == "aligned over the link"
+    assert found["clock_error_ns"] < 320
+    seen = sum(each["p50_ns"] for each in found["stages"][:2])
+    assert seen == pytest.approx(300, abs=found["clock_error_ns"])
+
+
+def test_alignment_of_a_lopsided_way_is_off_by_no_more_than_its_bound() -> None:
+    times = np.zeros((500, 9))
+    times[:, 0] = np.arange(500) * 1000.0
+    times[:, 2:8] = times[:, :1] + 900 + np.arange(6) * 10 - 123_456  # 900 there, 50 back
+    times[:, 8] = times[:, 0] + 900 + 50 + 50
+    aligned, clocks = align(times, one_clock=False)
+    assert abs(float(np.median(aligned[:, 2] - aligned[:, 0])) - 900) <= clocks.error_ns + 1
+
+
+def test_stamps_of_other_orders_are_left_out() -> None:
+    run = run_of([650] * 10)
+    assert join(run, stamped(run), 5000, 1.0, one_clock=True) is None
 
 
 @pytest.mark.parametrize("rate", [0.0, -5.0, float("nan"), 1e9, float("inf")])

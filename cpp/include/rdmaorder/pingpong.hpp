@@ -22,7 +22,7 @@
 
 namespace rdmaorder::pingpong {
 
-/// One order. A row of five words of the array that Python hands in.
+/// One order. A row of six words of the array that Python hands in.
 //    0  8  intended   when it was due: the schedule's time, in a closed loop the send itself
 //    8  8  sent       before the call that sent it
 //   16  8  received   after the answer was here and copied; 0: never answered
@@ -30,14 +30,16 @@ namespace rdmaorder::pingpong {
 //                     kPollsBeforeStamps looks; 0 for answers that came sooner
 //   32  8  polls      looks for an answer from this order's send (closed loop), or since the last
 //                     answer (paced)
+//   40  8  written    the send call returned; 0 unless the plan asks
 struct Sample {
   std::uint64_t intended_ticks = 0;
   std::uint64_t sent_ticks = 0;
   std::uint64_t received_ticks = 0;
   std::uint64_t gap_ticks = 0;
   std::uint64_t poll_count = 0;
+  std::uint64_t written_ticks = 0;
 };
-static_assert(sizeof(Sample) == 40);
+static_assert(sizeof(Sample) == 48);
 
 /// What the kernel did to the sending thread up to an order that took unusually long, since the
 /// last such order. Taken after the order's last stamp.
@@ -62,6 +64,7 @@ struct Plan {
   /// from the start of the run, ascending; as many as samples. An open loop: an order goes out when
   /// it is due (or as soon after as possible) whether or not earlier ones are answered.
   std::span<const std::uint64_t> due_ns;
+  bool stamps_written = false;                      ///< one more reading of the clock an order
   std::uint64_t answer_timeout_ns = 2'000'000'000;  ///< silence after which the peer is given up
 };
 

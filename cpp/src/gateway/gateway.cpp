@@ -251,6 +251,14 @@ void Gateway::start() {
 
 bool Gateway::replay_pass() { return replay_->pass(); }
 
+void Gateway::stamp_orders(std::span<OrderStamps> rows) {
+  if (!std::has_single_bit(rows.size())) {
+    throw Error(ErrorKind::kConfig,
+                "stamps need a power of two of rows, not " + std::to_string(rows.size()));
+  }
+  receiver_->stamp_orders(rows);
+}
+
 bool Gateway::run_pass() noexcept { return receiver_->run_pass(); }
 
 void Gateway::announce_closing() {

@@ -39,7 +39,7 @@ RDMAORDER_ALWAYS_INLINE bool Gateway::Receiver::journal_order(GatewaySession& se
 
 // Copies, verifies, guards and journals up to batch_limit_count orders of one session. `kNarrow`:
 // 64-byte slots, which go straight to where the handler finds them.
-template <bool kNarrow>
+template <bool kNarrow, bool kStamped>
 RDMAORDER_ALWAYS_INLINE std::uint32_t Gateway::Receiver::take_orders(GatewaySession& session,
                                                                      Status* status) noexcept {
   constexpr std::uint32_t kSlotBytes = kNarrow ? wire::kSlotBytesDefault : 0;
@@ -49,16 +49,21 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t Gateway::Receiver::take_orders(GatewaySess
   for (const std::uint32_t most = config_.batch_limit_count; count < most; ++order) {
     const std::uint64_t sequence = reader.next_sequence();
     AliasingWord* const words = kNarrow ? reinterpret_cast<AliasingWord*>(order) : wide_in_;
+    [[maybe_unused]] std::uint64_t seen_ticks = 0;
+    if constexpr (kStamped) seen_ticks = ticks();
     *status = reader.read<kSlotBytes>(words);
     if (!ok(*status)) break;
+    if constexpr (kStamped) stamps_of(sequence) = {sequence, seen_ticks, ticks()};
     session.next_order_sequence = sequence + 1;
     const std::uint64_t header_word = words[0];
     if (!kNarrow) std::memcpy(order, words, sizeof *order);
     Reason reason = admit(header_word, *order);
+    if constexpr (kStamped) stamps_of(sequence).guarded = ticks();
     if (journal_ != nullptr && !journal_order<kNarrow>(session, words, sequence, reason) &&
         reason == Reason::kNone && !wire::is_cancel(order->template_id)) {
       reason = Reason::kJournalUnavailable;  // cancels reduce risk: they pass unjournalled
     }
+    if constexpr (kStamped) stamps_of(sequence).journalled = ticks();
     // Only now: the journal keeps the header as it came.
     order->session_index = session.index;
     order->sequence = sequence;
@@ -69,9 +74,10 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t Gateway::Receiver::take_orders(GatewaySess
   return count;
 }
 
+template <bool kStamped>
 std::uint32_t Gateway::Receiver::take_wide_orders(GatewaySession& session,
                                                   Status* status) noexcept {
-  return take_orders<false>(session, status);
+  return take_orders<false, kStamped>(session, status);
 }
 
 RDMAORDER_ALWAYS_INLINE void Gateway::Receiver::count_taken(GatewaySession& session,
@@ -103,14 +109,15 @@ void Gateway::Receiver::nothing_taken(GatewaySession& session, Status status) no
   }
 }
 
+template <bool kStamped>
 RDMAORDER_ALWAYS_INLINE bool Gateway::Receiver::service_watch(std::size_t watch_index) noexcept {
   GatewaySession& session = *watched_[watch_index];
   if (RDMAORDER_UNLIKELY(session.opaque)) return service_opaque(watch_index);
   Status status = Status::kOk;
   refused_count_ = 0;
   const bool narrow = session.request.slot_bytes == wire::kSlotBytesDefault;
-  const std::uint32_t taken =
-      narrow ? take_orders<true>(session, &status) : take_wide_orders(session, &status);
+  const std::uint32_t taken = narrow ? take_orders<true, kStamped>(session, &status)
+                                     : take_wide_orders<kStamped>(session, &status);
   const ring::Reader& reader = session.link->reader();
   watches_[watch_index] = {reader.commit_word_address(), reader.idle_word()};
   if (taken == 0) {
@@ -121,7 +128,11 @@ RDMAORDER_ALWAYS_INLINE bool Gateway::Receiver::service_watch(std::size_t watch_
   count_taken(session, taken);
   if (RDMAORDER_UNLIKELY(sync_each_batch_)) sync_orders(taken);
   if (RDMAORDER_LIKELY(refused_count_ == 0)) {
-    handler_->on_orders({orders_.data(), taken}, *this);
+    if constexpr (kStamped) {
+      hand_on_stamped(taken);
+    } else {
+      handler_->on_orders({orders_.data(), taken}, *this);
+    }
   } else {
     dispatch_around_refused(taken);
   }
@@ -148,17 +159,44 @@ bool Gateway::Receiver::service_opaque(std::size_t watch_index) noexcept {
 }
 
 bool Gateway::Receiver::service(std::size_t watch_index) noexcept {
-  return service_watch(watch_index);
+  return service_watch<false>(watch_index);
 }
 
-bool Gateway::Receiver::run_pass() noexcept {
+/// Between a handler and the receiver: notes when each answer came and when it was out.
+class Gateway::Receiver::StampingSink final : public ReportSink {
+ public:
+  explicit StampingSink(Receiver& receiver) noexcept : receiver_(receiver) {}
+  Status send(std::uint32_t session_index, std::uint64_t order_sequence,
+              wire::ExecutionReport report) noexcept override {
+    OrderStamps& stamps = receiver_.stamps_of(order_sequence);
+    stamps.handled = ticks();
+    const Status status = receiver_.send(session_index, order_sequence, report);
+    stamps.reported = ticks();
+    return status;
+  }
+  Status send_message(std::uint32_t session_index,
+                      std::span<const std::byte> message) noexcept override {
+    return receiver_.send_message(session_index, message);
+  }
+
+ private:
+  Receiver& receiver_;
+};
+
+void Gateway::Receiver::hand_on_stamped(std::uint32_t taken) noexcept {
+  StampingSink sink(*this);
+  handler_->on_orders({orders_.data(), taken}, sink);
+}
+
+template <bool kStamped>
+RDMAORDER_ALWAYS_INLINE bool Gateway::Receiver::pass() noexcept {
   bool progress = false;
   now_ns_ = 0;
   ++pass_count_;
   for (std::size_t i = 0; i < watches_.size(); ++i) {
     // Relaxed: only a hint. Reader::read acquires the word again before it trusts anything.
     if (load_relaxed(watches_[i].commit_word_address) != watches_[i].idle_word) {
-      progress |= service_watch(i);
+      progress |= service_watch<kStamped>(i);
     }
   }
   if (RDMAORDER_UNLIKELY(!backlogged_.empty())) flush_backlogs();
@@ -177,6 +215,10 @@ bool Gateway::Receiver::run_pass() noexcept {
   if ((pass_count_ & (kPassesPerHousekeeping - 1)) == 0) housekeep();
   return false;
 }
+
+bool Gateway::Receiver::run_pass() noexcept { return pass<false>(); }
+
+bool Gateway::Receiver::run_pass_stamped() noexcept { return pass<true>(); }
 
 // Policy "batch": no handler sees an order that is not on stable storage.
 void Gateway::Receiver::sync_orders(std::uint32_t count) noexcept {

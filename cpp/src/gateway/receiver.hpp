@@ -64,6 +64,8 @@ class Gateway::Receiver final : public ReportSink {
   void start();
   void stop();
   bool run_pass() noexcept;
+  /// Before start().
+  void stamp_orders(std::span<OrderStamps> rows) noexcept { stamps_ = rows; }
 
   /// Runs `command` in the receiver's thread between two passes and waits for it; inline while no
   /// thread runs. Exceptions come back to the caller.
@@ -139,13 +141,27 @@ class Gateway::Receiver final : public ReportSink {
   void idle(std::uint64_t idle_since_ticks) noexcept;
 
   bool service(std::size_t watch_index) noexcept;
-  bool service_watch(std::size_t watch_index) noexcept;  ///< the same inline, for the scan
+  // The same inline, for the scan. `kStamped`: code of its own that fills stamps_, so that the
+  // usual one does not even ask.
+  template <bool kStamped>
+  bool service_watch(std::size_t watch_index) noexcept;
+  template <bool kStamped>
+  bool pass() noexcept;
+  bool run_pass_stamped() noexcept;
+  template <bool kStamped>
+  void run_passes() noexcept;
+  void hand_on_stamped(std::uint32_t taken) noexcept;
+  [[nodiscard]] OrderStamps& stamps_of(std::uint64_t sequence) noexcept {
+    return stamps_[sequence & (stamps_.size() - 1)];
+  }
+  class StampingSink;
   bool service_opaque(std::size_t watch_index) noexcept;
   void count_taken(GatewaySession& session, std::uint32_t taken) noexcept;
   void nothing_taken(GatewaySession& session, Status status) noexcept;
   void owe_line(GatewaySession& session) noexcept;
-  template <bool kNarrow>
+  template <bool kNarrow, bool kStamped>
   std::uint32_t take_orders(GatewaySession& session, Status* status) noexcept;
+  template <bool kStamped>
   std::uint32_t take_wide_orders(GatewaySession& session, Status* status) noexcept;
   std::uint32_t take_opaque(GatewaySession& session, Status* status) noexcept;
   Reason admit(std::uint64_t header_word, const wire::OrderRecord& order) noexcept;
@@ -187,6 +203,7 @@ class Gateway::Receiver final : public ReportSink {
   bool halted_ = false;
   Reason halt_reason_ = Reason::kNone;
   bool closing_ = false;
+  std::span<OrderStamps> stamps_;
   bool beating_ = false;  ///< status lines of this heartbeat are still to be written
   gateway::Guard guard_;
   RealtimeClock clock_;

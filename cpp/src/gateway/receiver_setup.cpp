@@ -367,10 +367,19 @@ void Gateway::Receiver::idle(std::uint64_t idle_since_ticks) noexcept {
 void Gateway::Receiver::run_thread() noexcept {
   pthread_setname_np(pthread_self(), "ro-receiver");
   if (config_.cpu >= 0) pin_this_thread(config_.cpu);
+  if (stamps_.empty()) {
+    run_passes<false>();
+  } else {
+    run_passes<true>();
+  }
+}
+
+template <bool kStamped>
+void Gateway::Receiver::run_passes() noexcept {
   std::uint64_t idle_since_ticks = ticks();
   bool idle_before = false;
   while (!stopping_.load(std::memory_order_acquire)) {
-    if (run_pass()) {
+    if (kStamped ? run_pass_stamped() : run_pass()) {
       idle_before = false;
     } else {
       if (!idle_before) idle_since_ticks = ticks();

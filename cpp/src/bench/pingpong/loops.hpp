@@ -152,6 +152,7 @@ class Loop {
       ++outcome_.full;
       if (!wait_.nothing(end_)) return end_with(wait_.ending());
     }
+    if (plan_.stamps_written) sample.written_ticks = ticks();
     bool here = false;
     for (;;) {
       end_.poll([&](std::uint64_t answered) {
@@ -243,6 +244,7 @@ class Loop {
       sample.sent_ticks = now;
       const Status status = end_.send(outcome_.sent_count);
       if (RDMAORDER_LIKELY(status == Status::kOk)) {
+        if (plan_.stamps_written) sample.written_ticks = ticks();
         ++outcome_.sent_count;
         take_answers();
         continue;
