@@ -62,7 +62,8 @@ class Session(_core.SessionCore):
 
     def status(self) -> dict[str, Any]:
         """Facts: ``state`` (live, suspect, dead, closed) and its ``cause``, ``send_status``,
-        transport, what was granted, positions, credits, counts."""
+        transport, what was granted, positions, credits, counts. Over RDMA ``verbs`` has the device
+        and what was granted, in it ``asked`` what was asked for."""
         return _core.session_status(self)
 
     def events(self) -> list[SessionEvent]:

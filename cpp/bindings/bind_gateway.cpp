@@ -153,7 +153,7 @@ class GatewayCore {
   py::dict attach_rdma(std::uint32_t session_index, const py::dict& endpoint,
                        const py::dict& window, std::uint64_t next_order_sequence,
                        std::uint64_t next_report_sequence, const std::string& local_address,
-                       const std::map<std::string, std::string>& options) {
+                       const py::dict& options) {
     AttachRequest request = attach_request(session_index, window, next_order_sequence);
     request.next_report_sequence = next_report_sequence;
     request.hold = true;  // until the strategy's queue pair can receive
@@ -175,6 +175,7 @@ class GatewayCore {
     for (const auto& [key, value] : options) texts[py::str(key)] = py::str(value);
     const transport::VerbsConfig config = verbs_config(texts, local_address);
     transport::VerbsAddress local;
+    bool data_in_order = false;
     AttachResult result;
     {
       const py::gil_scoped_release release;
@@ -182,7 +183,10 @@ class GatewayCore {
       request.connect = [&](const memory::Window& order_window) {
         auto own = transport::VerbsEndpoint::open(config, order_window);
         local = own->local();
-        return transport::VerbsEndpoint::connect(std::move(own), remote);
+        auto connected = transport::VerbsEndpoint::connect(std::move(own), remote);
+        check_slot_fits(*connected, request.report_geometry.slot_bytes);
+        data_in_order = connected->facts().data_in_order;
+        return connected;
       };
       result = gateway_->attach(std::move(request));
     }
@@ -194,14 +198,15 @@ class GatewayCore {
     answer["mtu_bytes"] = local.mtu_bytes;
     py::dict d = attach_answer(result);
     d["endpoint"] = answer;
+    d["data_in_order"] = data_in_order ? 1 : 0;
     d["window"]["address"] = local.window_address;
     d["window"]["key"] = local.window_key;
     return d;
   }
 
-  void activate(std::uint32_t session_index, std::uint64_t epoch) {
+  void activate(std::uint32_t session_index, std::uint64_t epoch, bool data_in_order) {
     const py::gil_scoped_release release;
-    if (!gateway_->activate(session_index, epoch)) {
+    if (!gateway_->activate(session_index, epoch, data_in_order)) {
       throw Error(ErrorKind::kRefused, "the link that was made is gone; establish again", 0,
                   "SessionBlocked");
     }
@@ -366,7 +371,8 @@ void bind_gateway(py::module_& m) {
       .def("attach_rdma", &GatewayCore::attach_rdma, py::arg("session_index"), py::arg("endpoint"),
            py::arg("window"), py::arg("next_order_sequence"), py::arg("next_report_sequence"),
            py::arg("local_address"), py::arg("options"))
-      .def("activate", &GatewayCore::activate, py::arg("session_index"), py::arg("epoch"))
+      .def("activate", &GatewayCore::activate, py::arg("session_index"), py::arg("epoch"),
+           py::arg("data_in_order"))
       .def("detach", &GatewayCore::detach, py::arg("session_index"), py::arg("epoch"),
            py::arg("drain"))
       .def("sessions", &GatewayCore::sessions)

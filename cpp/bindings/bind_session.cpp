@@ -69,6 +69,25 @@ void session_connect(const py::object& core, const std::string& url, const std::
   object_of(core)->state = state.release();
 }
 
+// The names of the URL's options; those left to the library show as what it was told: "", 0 or -1.
+py::dict verbs_asked(const transport::VerbsConfig& config) {
+  py::dict d;
+  d["device"] = config.device;
+  d["local_address"] = config.local_address;
+  d["port"] = config.port;
+  d["gid_index"] = config.gid_index;
+  d["mtu"] = config.mtu_bytes;
+  d["depth"] = config.depth;
+  d["inline_bytes"] = config.inline_bytes;
+  d["signal_interval"] = config.signal_interval;
+  d["timeout_exponent"] = config.timeout_exponent;
+  d["retry_count"] = config.retry_count;
+  d["rnr_retry_count"] = config.rnr_retry_count;
+  d["traffic_class"] = config.traffic_class;
+  d["service_level"] = config.service_level;
+  return d;
+}
+
 py::dict session_status(const py::object& core) {
   Session& session = *state_of(core).session;
   session.check_link();
@@ -83,7 +102,10 @@ py::dict session_status(const py::object& core) {
   d["send_status"] = status_name(session.send_status());
   d["transport"] = transport.name;
   if (const auto* verbs = dynamic_cast<transport::VerbsTransport*>(&session.transport())) {
-    d["verbs"] = verbs_facts(verbs->facts());
+    py::dict facts = verbs_facts(verbs->facts());
+    facts["peer_data_in_order"] = verbs->info().byte_order == transport::ByteOrder::kAscendingLine;
+    facts["asked"] = verbs_asked(verbs->asked());
+    d["verbs"] = std::move(facts);
   }
   d["session_index"] = established.session_index;
   d["gateway_pid"] = established.gateway_pid;
@@ -211,6 +233,9 @@ py::dict verbs_facts(const transport::VerbsFacts& facts) {
   d["max_put_bytes"] = facts.max_put_bytes;
   d["timeout_ns"] = facts.timeout_ns;
   d["retry_count"] = facts.retry_count;
+  d["rnr_retry_count"] = facts.rnr_retry_count;
+  d["traffic_class"] = facts.traffic_class;
+  d["service_level"] = facts.service_level;
   d["data_in_order"] = facts.data_in_order;
   return d;
 }

@@ -13,6 +13,7 @@ void bind_errors(pybind11::module_& m);
 void bind_wire(pybind11::module_& m);
 void bind_journal(pybind11::module_& m);
 void bind_monitor(pybind11::module_& m);
+void bind_devices(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
 void bind_gateway(pybind11::module_& m);
 void bind_pingpong(pybind11::module_& m);

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   b::bind_wire(m);
   b::bind_journal(m);
   b::bind_monitor(m);
+  b::bind_devices(m);
   b::bind_session(m);
   b::bind_gateway(m);
   b::bind_pingpong(m);

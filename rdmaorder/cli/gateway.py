@@ -22,7 +22,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Runs until SIGTERM or SIGINT, then takes what is in the rings and ends. "
         "Flags override the [gateway] table of --config.",
     )
-    parser.add_argument("--listen", metavar="URL", help="shm:///absolute/path.sock")
+    parser.add_argument("--listen", metavar="URL", help="shm:///path.sock or rdma://HOST:PORT")
+    parser.add_argument("--tls", choices=("on", "off"), help="off: rdma:// on a test network")
     parser.add_argument("--config", metavar="FILE", help="TOML file with a [gateway] table")
     parser.add_argument("--journal", metavar="DIR", help="directory of the journal")
     parser.add_argument("--sync", choices=("none", "interval", "batch"), help="journal sync policy")
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     config = GatewayConfig.from_file(arguments.config) if arguments.config else GatewayConfig()
-    names = ("listen", "journal", "sync", "handler", "counters", "idle", "cpu")
+    names = ("listen", "tls", "journal", "sync", "handler", "counters", "idle", "cpu")
     flags = {name: getattr(arguments, name) for name in names}
     # Blocked before any thread is made, so that sigwait alone sees them.
     signals = {signal.SIGTERM, signal.SIGINT}

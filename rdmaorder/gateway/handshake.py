@@ -19,6 +19,7 @@ from rdmaorder.gateway.protocol import (
     Authenticate,
     Endpoint,
     Establish,
+    Established,
     Negotiate,
     ProtocolError,
     RemoteWindow,
@@ -80,13 +81,14 @@ class ControlCore(Protocol):
         ``options`` (those of the URL listened on), connects it to ``endpoint`` (qp_number,
         packet_sequence, gid of 16 bytes, lid, mtu_bytes) and begins a link that reads the order
         ring but writes nothing into ``window`` (bytes, offset_bytes, slot_bytes, slot_count,
-        address, key) until activate(). Keys: epoch, endpoint, window, next_order_sequence,
-        next_report_sequence, not_applied_count. Raises Refused, TransportError or HandshakeError
-        for an endpoint that cannot be connected, or ConfigError."""
+        address, key) until activate(). Keys: epoch, endpoint, data_in_order, window,
+        next_order_sequence, next_report_sequence, not_applied_count. Raises Refused, TransportError
+        or HandshakeError for an endpoint that cannot be connected, or ConfigError."""
         ...
 
-    def activate(self, session_index: int, epoch: int) -> None:
-        """The strategy is ready to receive: the link may be written to."""
+    def activate(self, session_index: int, epoch: int, data_in_order: bool) -> None:
+        """The strategy is ready to receive: the link may be written to. ``data_in_order``: its
+        device makes the bytes of a WRITE visible in ascending order."""
         ...
 
     def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]:
@@ -319,6 +321,7 @@ class Handshake:
             answer = {"type": "EstablishmentAck"} | {key: attached[key] for key in _ACK_KEYS}
             answer["window"] = RemoteWindow.from_map(attached["window"]).as_map()
             answer["endpoint"] = Endpoint.from_map(attached["endpoint"]).as_map()
+            answer["data_in_order"] = int(attached["data_in_order"])
             await channel.send(protocol.encode_frame(answer))
         except BaseException:
             await self.detach(link, drain=True)
@@ -332,11 +335,13 @@ class Handshake:
             return
         try:
             message = await self._receive_plain(channel, deadline_s, "Established")
-            epoch = protocol.established_epoch(message)
-            if epoch != link.epoch:
-                raise ProtocolError("BadRequest", f"epoch {epoch} is not this link's, {link.epoch}")
+            said = Established.from_message(message)
+            if said.epoch != link.epoch:
+                text = f"epoch {said.epoch} is not this link's, {link.epoch}"
+                raise ProtocolError("BadRequest", text)
             await self._ask_core(
-                "Establish", lambda: self._core.activate(link.session_index, link.epoch)
+                "Establish",
+                lambda: self._core.activate(link.session_index, link.epoch, said.data_in_order),
             )
         except BaseException:
             # With what is in the ring: the strategy may have written before it was lost.

@@ -66,6 +66,7 @@ __all__ = [
     "Authenticate",
     "Endpoint",
     "Establish",
+    "Established",
     "Negotiate",
     "ProtocolError",
     "RemoteWindow",
@@ -74,7 +75,6 @@ __all__ = [
     "body_length_bytes",
     "decode_body",
     "encode_frame",
-    "established_epoch",
     "is_session_name",
     "message_type",
 ]
@@ -317,10 +317,19 @@ class Authenticate:
         )
 
 
-def established_epoch(message: Mapping[str, Any]) -> int:
-    """The epoch of the link that a strategy is ready to be written to on."""
-    expect_type(message, "Established", "BadRequest")
-    return integer_of(message, "epoch", 1, U64_MAX)
+@dataclass(frozen=True)
+class Established:
+    """The strategy is ready to be written to on the link of ``epoch``."""
+
+    epoch: int
+    #: Its device makes the bytes of a WRITE visible in ascending order.
+    data_in_order: bool
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Established:
+        expect_type(message, "Established", "BadRequest")
+        in_order = "data_in_order" in message and integer_of(message, "data_in_order", 0, 1) == 1
+        return cls(epoch=integer_of(message, "epoch", 1, U64_MAX), data_in_order=in_order)
 
 
 @dataclass(frozen=True)

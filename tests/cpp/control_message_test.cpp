@@ -159,6 +159,21 @@ TEST(ControlMessage, writes_the_golden_frames_of_an_rdma_link) {
             golden("control-establish-rdma.bin"));
   EXPECT_EQ(MessageWriter("Established").number("epoch", 81'985'529'216'486'895).frame(),
             golden("control-established.bin"));
+  EXPECT_EQ(MessageWriter("Established")
+                .number("epoch", 81'985'529'216'486'895)
+                .number("data_in_order", 1)
+                .frame(),
+            golden("control-established-in-order.bin"));
+}
+
+TEST(ControlMessage, reads_what_a_device_says_of_the_order_of_bytes_where_it_is_said) {
+  const auto flag_of = [](const std::string& frame) {
+    return Message::parse(body_of(frame)).flag("data_in_order");
+  };
+  EXPECT_FALSE(flag_of(golden("control-establishment-ack-rdma.bin")));
+  EXPECT_TRUE(flag_of(golden("control-establishment-ack-in-order.bin")));
+  EXPECT_FALSE(flag_of(MessageWriter("X").number("data_in_order", 0).frame()));
+  EXPECT_THROW((void)flag_of(MessageWriter("X").number("data_in_order", 2).frame()), Error);
 }
 
 TEST(ControlMessage, reads_the_golden_answer_of_an_rdma_gateway) {

@@ -124,9 +124,10 @@ class BookLinkMaker final : public LinkMaker {
     made.window_key = 99;
     return made;
   }
-  void accept(const LinkAnswer& given) override {
+  bool accept(const LinkAnswer& given) override {
     if (fail_accept) throw Error(ErrorKind::kTransport, "no route to that GID");
     answer = given;
+    return true;
   }
 
   bool fail_offer = false;

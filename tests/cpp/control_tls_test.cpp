@@ -88,7 +88,7 @@ TEST_P(ControlTlsLink, exchanges_endpoints_and_ends_gracefully) {
   EXPECT_EQ(link.epoch, 101U);
   EXPECT_EQ(link.next_order_sequence, 7U);
 
-  const std::string facts = gateway->await("\"activated\":[[0,101]]");
+  const std::string facts = gateway->await("\"activated\":[[0,101,true]]");
   EXPECT_NE(facts.find("\"gid\":\"abababababababababababababababab\""), std::string::npos) << facts;
   EXPECT_NE(facts.find("\"packet_sequence\":1193046"), std::string::npos) << facts;
   EXPECT_NE(facts.find("\"key\":99"), std::string::npos) << facts;
@@ -104,7 +104,7 @@ TEST_P(ControlTlsLink, exchanges_endpoints_and_ends_gracefully) {
 TEST_P(ControlTlsLink, tells_a_shutdown_of_the_gateway_and_its_reason) {
   const auto gateway = start(GetParam());
   const Established link = connect(request(url_of(*gateway, "port=1")), &maker_);
-  gateway->await("\"activated\":[[0,101]]");
+  gateway->await("\"activated\":[[0,101,true]]");
   gateway->ask("close");
   std::string text;
   PeerCheck state = PeerCheck::kQuiet;
@@ -137,7 +137,7 @@ TEST_P(ControlTlsLink, is_detached_when_the_strategy_goes_or_cannot_connect_its_
   expect(failure(request(url_of(*gateway, "port=1"))), ErrorKind::kTransport,
          {"Establish", "no route to that GID"});
   const std::string facts = gateway->await("[0,102,true]");
-  EXPECT_NE(facts.find("\"activated\":[[0,101]]"), std::string::npos) << "the second never was";
+  EXPECT_NE(facts.find("\"activated\":[[0,101,true]]"), std::string::npos) << "the second never was";
   maker_.fail_offer = true;
   expect(failure(request(url_of(*gateway, "port=1"))), ErrorKind::kTransport, {"no RDMA device"});
 }

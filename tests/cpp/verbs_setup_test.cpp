@@ -1,6 +1,7 @@
 // Setting a verbs link up over the fake libibverbs: which device is chosen, what is registered and
 // negotiated, and every failure on the way.
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/rdma_link.hpp"
 #include "verbs_fixture.hpp"
 
 namespace rdmaorder::transport {
@@ -144,12 +145,30 @@ TEST_F(VerbsTest, RefusesSettingsThatCannotWorkAndNamesThem) {
   EXPECT_HAS(refusal(with([](auto& c) { c.signal_interval = 129; })), "1 .. 128");
   EXPECT_HAS(refusal(with([](auto& c) { c.depth = 1; })), "depth = 1");
   EXPECT_HAS(refusal(with([](auto& c) { c.depth = 5000; })), "4096 that fake0 port 1 takes");
-  EXPECT_HAS(refusal(with([](auto& c) { c.max_put_bytes = 1U << 24; })), "max_put_bytes");
+  EXPECT_HAS(refusal(with([](auto& c) { c.max_put_bytes = 100; })), "max_put_bytes = 100");
   EXPECT_HAS(refusal(with([](auto& c) { c.service_level = 16; })), "service_level");
   fake_.devices[0]->limits.max_mr_size = 100;
   EXPECT_HAS(refusal(on("fake0")), "window of bytes");
   fake_.devices[0]->limits.max_cqe = 100;
   EXPECT_HAS(refusal(on("fake0")), "completions");
+}
+
+TEST_F(VerbsTest, APutIsNoLargerThanWhatThePortTakes) {
+  for (const auto& device : fake_.devices) device->ports[0].attributes.max_msg_sz = 1027;
+  const VerbsPair pair = make();
+  EXPECT_EQ(pair.near_end->asked().max_put_bytes, 65536U);
+  EXPECT_EQ(pair.near_end->facts().max_put_bytes, 1024U);
+  EXPECT_EQ(pair.near_end->put(0, words_, 1024), Status::kOk);
+  EXPECT_EQ(pair.near_end->put(0, words_, 1088), Status::kTooLarge);
+  check_slot_fits(*pair.near_end, 1024);
+  try {
+    check_slot_fits(*pair.near_end, 2048);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kConfig);
+    EXPECT_HAS(error.what(), "slots of 2048 bytes");
+    EXPECT_HAS(error.what(), "1024 bytes that fake0 port 1 takes in one message");
+  }
 }
 
 TEST_F(VerbsTest, TooLittleLockedMemoryNamesTheLimitAndTheRemedy) {

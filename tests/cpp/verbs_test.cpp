@@ -219,6 +219,50 @@ TEST_F(VerbsTest, AFatalEventEndsTheLinkAndIsAcknowledged) {
   }
 }
 
+TEST_F(VerbsTest, EventsThatCannotBeReadDoNotBreakALink) {
+  const VerbsPair pair = make();
+  api_.get_async_event = [](ibv_context*, ibv_async_event*) { return -1; };
+  fake_.announce(IBV_EVENT_QP_FATAL);
+  const VerbsPair another = make();  // the watcher has gone round
+  EXPECT_EQ(pair.near_end->progress(), Status::kOk) << "the heartbeat tells, then";
+  EXPECT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+}
+
+TEST_F(VerbsTest, AnEventDescriptorThatIsGoneIsAnErrorAndLeavesNothing) {
+  static ibv_context* (*open)(ibv_device*) = nullptr;  // a plain function captures nothing
+  open = api_.open_device;
+  api_.open_device = [](ibv_device* device) {
+    ibv_context* context = open(device);
+    close(context->async_fd);
+    context->async_fd = -1;
+    return context;
+  };
+  try {
+    (void)make();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kSystem);
+    EXPECT_HAS(error.what(), "event descriptor of an RDMA device");
+  }
+  EXPECT_EQ(fake_.live_count(), 0U);
+}
+
+TEST_F(VerbsTest, AFlushedLinkStillClosesWhereNothingCanBeReleased) {
+  for (const char* name : {"modify_qp", "destroy_qp", "dereg_mr", "destroy_cq", "dealloc_pd"}) {
+    VerbsPair pair = make();
+    fake_.next_status = IBV_WC_RETRY_EXC_ERR;
+    (void)pair.near_end->put(0, words_, 64);
+    EXPECT_EQ(pair.near_end->progress(), Status::kTransport);
+    const std::string cause = pair.near_end->failure();
+    fake_.fail_name = name;
+    pair.near_end->close();
+    pair.near_end->close();
+    fake_.fail_name.clear();
+    EXPECT_EQ(pair.near_end->failure(), cause) << name;
+    EXPECT_EQ(pair.near_end->put(0, words_, 64), Status::kTransport);
+  }
+}
+
 TEST_F(VerbsTest, AnEventThatBreaksNothingIsOnlyAcknowledged) {
   const VerbsPair pair = make();
   const std::uint64_t before = fake_.events_given;

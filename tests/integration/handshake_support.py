@@ -95,7 +95,7 @@ class FakeCore:
         self.detached: list[tuple[int, int, bool]] = []
         self.asked: list[tuple[Any, ...]] = []
         self.offered: list[tuple[dict[str, Any], dict[str, int], str, dict[str, Any]]] = []
-        self.activated: list[tuple[int, int]] = []
+        self.activated: list[tuple[int, int, bool]] = []
         self.epoch = 100
         self.refuse_open: BaseException | None = None
         self.refuse_attach: BaseException | None = None
@@ -182,16 +182,17 @@ class FakeCore:
         return {
             "epoch": self.epoch,
             "endpoint": dict(ENDPOINT, qp_number=77),
+            "data_in_order": True,
             "window": dict(REMOTE_WINDOW, address=1 << 47, key=0xFFFF_FFFE),
             "next_order_sequence": max(7, next_order_sequence),
             "next_report_sequence": next_report_sequence,
             "not_applied_count": max(0, next_order_sequence - 7),
         }
 
-    def activate(self, session_index: int, epoch: int) -> None:
+    def activate(self, session_index: int, epoch: int, data_in_order: bool) -> None:
         if self.refuse_activate is not None:
             raise self.refuse_activate
-        self.activated.append((session_index, epoch))
+        self.activated.append((session_index, epoch, data_in_order))
 
     def detach(self, session_index: int, epoch: int, drain: bool) -> dict[str, Any]:
         assert self.may_detach.wait(PATIENCE_S)

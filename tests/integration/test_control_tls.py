@@ -74,7 +74,13 @@ def trust(certificates: Path) -> Trust:
 # -- links -------------------------------------------------------------------------------------
 
 
-def test_a_link_is_activated_only_after_established(gateway: Running, trust: Trust) -> None:
+@pytest.mark.parametrize(
+    ("said", "in_order"),
+    [({}, False), ({"data_in_order": 0}, False), ({"data_in_order": 1}, True)],
+)
+def test_a_link_is_activated_only_after_established(
+    gateway: Running, trust: Trust, said: dict[str, int], in_order: bool
+) -> None:
     with Remote(gateway, trust()) as client:
         assert client.negotiate()["type"] == "NegotiationResponse"
         ack = client.ask(ESTABLISH_RDMA | {"next_order_sequence": 9})
@@ -82,11 +88,12 @@ def test_a_link_is_activated_only_after_established(gateway: Running, trust: Tru
         assert (ack["window"]["address"], ack["window"]["key"]) == (1 << 47, 0xFFFF_FFFE)
         assert ack["endpoint"] == ENDPOINT | {"qp_number": 77}
         offered = (ENDPOINT, REMOTE_WINDOW, "127.0.0.1", {"gid_index": 1})
+        assert ack["data_in_order"] == 1
         assert gateway.core.offered == [offered]
         assert gateway.core.activated == []
         assert gateway.count("established") == 0
-        client.send({"type": "Established", "epoch": 101})
-        eventually(lambda: gateway.core.activated == [(0, 101)], "activated")
+        client.send({"type": "Established", "epoch": 101} | said)
+        eventually(lambda: gateway.core.activated == [(0, 101, in_order)], "activated")
         assert client.ask(TERMINATE) == TERMINATE | {"last_sequence": 40}
         assert client.is_closed()
     assert gateway.core.detached == [(0, 101, True)]
@@ -98,6 +105,7 @@ def test_a_link_is_activated_only_after_established(gateway: Running, trust: Tru
     [
         ({"type": "Established", "epoch": 102}, "epoch 102"),
         ({"type": "Established"}, "epoch"),
+        ({"type": "Established", "epoch": 101, "data_in_order": 2}, "data_in_order = 2"),
         (TERMINATE, "expected Established"),
         (b"\xff\xff\xff\xff", "frame of"),
     ],

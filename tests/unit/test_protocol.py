@@ -137,6 +137,13 @@ GOLDEN: dict[str, dict[str, Any]] = {
     },
     "control-established.bin": {"type": "Established", "epoch": 81_985_529_216_486_895},
 }
+# What an end on a device that keeps the order of bytes adds.
+GOLDEN["control-established-in-order.bin"] = GOLDEN["control-established.bin"] | {
+    "data_in_order": 1
+}
+GOLDEN["control-establishment-ack-in-order.bin"] = GOLDEN["control-establishment-ack-rdma.bin"] | {
+    "data_in_order": 1
+}
 
 
 def code_of(call: Any, *arguments: Any) -> tuple[str, str]:

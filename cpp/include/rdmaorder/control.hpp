@@ -117,6 +117,8 @@ struct LinkOffer {
 struct LinkAnswer {
   Endpoint endpoint;
   RemoteWindow order_window;
+  /// The gateway's device makes the bytes of a WRITE visible in ascending order.
+  bool data_in_order = false;
 };
 
 /// Makes the link of an rdma:// URL; the control plane knows nothing of devices. Both methods are
@@ -127,8 +129,9 @@ class LinkMaker {
   /// After Negotiate: makes the own endpoint and registers the report window.
   virtual LinkOffer offer(const LinkTerms& terms) = 0;
   /// After EstablishmentAck: connects. Must be ready to receive when it returns, for the gateway is
-  /// then told that it may write.
-  virtual void accept(const LinkAnswer& answer) = 0;
+  /// then told that it may write. True when the own device makes the bytes of a WRITE visible in
+  /// ascending order; the gateway is told that too.
+  virtual bool accept(const LinkAnswer& answer) = 0;
 };
 
 /// What the control connection says without blocking.

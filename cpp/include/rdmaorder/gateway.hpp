@@ -153,8 +153,9 @@ class Gateway {
   SessionGrant open_session(const SessionRequest& request);
   /// Establishes a link. Throws Error(kRefused) with code AlreadyEstablished, BadWindow, Draining.
   AttachResult attach(AttachRequest request);
-  /// Begins a held link. False when there is none of that epoch (any more).
-  bool activate(std::uint32_t session_index, std::uint64_t epoch);
+  /// Begins a held link; `data_in_order`: what the strategy's device says of the order in which the
+  /// bytes of a WRITE become visible there. False when there is none of that epoch (any more).
+  bool activate(std::uint32_t session_index, std::uint64_t epoch, bool data_in_order = false);
   /// Ends the link of that epoch, held or live. `drain`: first takes every order already in its
   /// ring. A link that is gone already is no error.
   DetachResult detach(std::uint32_t session_index, std::uint64_t epoch, bool drain);

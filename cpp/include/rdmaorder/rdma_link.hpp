@@ -21,17 +21,22 @@ transport::VerbsAddress to_verbs_address(const control::Endpoint& endpoint,
                                          std::uint64_t window_address, std::uint32_t window_key,
                                          std::uint64_t window_bytes);
 
+/// Throws Error(kConfig) where the device takes less than a slot in one message: an order is one
+/// WRITE or it is not sent.
+void check_slot_fits(const transport::VerbsTransport& transport, std::uint32_t slot_bytes);
+
 /// Strategy side of an RDMA link while control::connect runs.
 class RdmaLinkMaker final : public control::LinkMaker {
  public:
   control::LinkOffer offer(const control::LinkTerms& terms) override;
-  void accept(const control::LinkAnswer& answer) override;
+  bool accept(const control::LinkAnswer& answer) override;
   /// The connected transport, after connect() returned.
-  std::unique_ptr<transport::Transport> take_transport() { return std::move(transport_); }
+  std::unique_ptr<transport::VerbsTransport> take_transport() { return std::move(transport_); }
 
  private:
+  std::uint32_t slot_bytes_ = 0;
   std::unique_ptr<transport::VerbsEndpoint> endpoint_;
-  std::unique_ptr<transport::Transport> transport_;
+  std::unique_ptr<transport::VerbsTransport> transport_;
 };
 
 }  // namespace rdmaorder

@@ -207,6 +207,10 @@ std::uint64_t Message::number(const std::string& key, std::uint64_t low, std::ui
   return find_number(numbers_, key, low, high);
 }
 
+bool Message::flag(const std::string& key) const {
+  return numbers_.contains(key) && number(key, 0, 1) == 1;
+}
+
 std::string Message::text(const std::string& key) const {
   const auto found = texts_.find(key);
   if (found == texts_.end()) bad("key '" + key + "' is missing or not a string");

@@ -57,6 +57,8 @@ class Message {
   [[nodiscard]] std::uint64_t number(const std::string& key, std::uint64_t low,
                                      std::uint64_t high) const;
   [[nodiscard]] bool has_number(const std::string& key) const { return numbers_.contains(key); }
+  /// False where the key is absent (an older peer); else 0 or 1.
+  [[nodiscard]] bool flag(const std::string& key) const;
   /// At most 1024 bytes; control characters come out as '?', for it will stand in error messages.
   [[nodiscard]] std::string text(const std::string& key) const;
   /// Exactly `count` bytes.

@@ -11,6 +11,7 @@
 #include "gateway/replay.hpp"
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/fault_point.hpp"
+#include "rdmaorder/transport/verbs.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -186,13 +187,17 @@ AttachResult Gateway::attach(AttachRequest request) {
   }
 }
 
-bool Gateway::activate(std::uint32_t session_index, std::uint64_t epoch) {
+bool Gateway::activate(std::uint32_t session_index, std::uint64_t epoch, bool data_in_order) {
   bool activated = false;
   receiver_->call([&] {
     GatewaySession* session = receiver_->find(session_index);
     if (session == nullptr || session->pending.link == nullptr ||
         session->pending.link->epoch() != epoch) {
       return;
+    }
+    transport::Transport& transport = session->pending.link->transport();
+    if (auto* verbs = dynamic_cast<transport::VerbsTransport*>(&transport); verbs != nullptr) {
+      verbs->set_peer_data_in_order(data_in_order);
     }
     activated = receiver_->install(*session);
   });

@@ -1,5 +1,7 @@
 #include "rdmaorder/rdma_link.hpp"
 
+#include "rdmaorder/error.hpp"
+
 namespace rdmaorder {
 namespace {
 
@@ -55,18 +57,32 @@ transport::VerbsAddress to_verbs_address(const control::Endpoint& endpoint,
   return address;
 }
 
+void check_slot_fits(const transport::VerbsTransport& transport, std::uint32_t slot_bytes) {
+  const transport::VerbsFacts facts = transport.facts();
+  if (slot_bytes <= facts.max_put_bytes) return;
+  throw Error(ErrorKind::kConfig, "slots of " + std::to_string(slot_bytes) +
+                                      " bytes are larger than the " +
+                                      std::to_string(facts.max_put_bytes) + " bytes that " +
+                                      facts.device + " port " + std::to_string(facts.port) +
+                                      " takes in one message; ask for a smaller slot_bytes");
+}
+
 control::LinkOffer RdmaLinkMaker::offer(const control::LinkTerms& terms) {
+  slot_bytes_ = terms.report_geometry.slot_bytes;
   endpoint_ = transport::VerbsEndpoint::open(verbs_config(terms.options, terms.local_address),
                                              *terms.report_window);
   const transport::VerbsAddress& local = endpoint_->local();
   return {to_endpoint(local), local.window_address, local.window_key};
 }
 
-void RdmaLinkMaker::accept(const control::LinkAnswer& answer) {
+bool RdmaLinkMaker::accept(const control::LinkAnswer& answer) {
   const control::RemoteWindow& window = answer.order_window;
   transport_ = transport::VerbsEndpoint::connect(
       std::move(endpoint_),
       to_verbs_address(answer.endpoint, window.address, window.key, window.bytes));
+  check_slot_fits(*transport_, slot_bytes_);
+  transport_->set_peer_data_in_order(answer.data_in_order);
+  return transport_->facts().data_in_order;
 }
 
 }  // namespace rdmaorder

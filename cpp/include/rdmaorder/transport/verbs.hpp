@@ -44,16 +44,18 @@ struct VerbsConfig {
   std::string local_address;  ///< numeric IP of the interface to use: the control connection's own
   std::uint8_t port = 0;      ///< 0: the port of local_address, else the first active one
   int gid_index = -1;         ///< -1: the RoCE v2 GID of local_address (InfiniBand: 0)
-  std::uint32_t mtu_bytes = 0;          ///< path MTU, 256 … 4096; 0: the smaller active MTU
-  std::uint32_t depth = 256;            ///< WRITEs outstanding at most
-  std::uint32_t inline_bytes = 64;      ///< asked for; the device may grant more or less
-  std::uint32_t max_put_bytes = 65536;  ///< largest put; four times this is staging memory
-  std::uint32_t signal_interval = 64;   ///< every n-th WRITE is signalled; depth >= 2 n
-  std::uint8_t timeout_exponent = 14;   ///< local ACK timeout 4.096 us * 2^n, 1 … 31 (14: 67 ms)
-  std::uint8_t retry_count = 6;         ///< 1 … 6; 7 means for ever on soft-RoCE and is refused
-  std::uint8_t rnr_retry_count = 6;     ///< 0 … 6; a WRITE never needs it
-  std::uint8_t traffic_class = 0;       ///< DSCP << 2, for PFC/ECN classes
-  std::uint8_t service_level = 0;       ///< 0 … 15
+  std::uint32_t mtu_bytes = 0;      ///< path MTU, 256 … 4096; 0: the smaller active MTU
+  std::uint32_t depth = 256;        ///< WRITEs outstanding at most
+  std::uint32_t inline_bytes = 64;  ///< asked for; the device may grant more or less
+  /// Largest put, or what the port takes in one message if that is less; four times this is staging
+  /// memory.
+  std::uint32_t max_put_bytes = 65536;
+  std::uint32_t signal_interval = 64;  ///< every n-th WRITE is signalled; depth >= 2 n
+  std::uint8_t timeout_exponent = 14;  ///< local ACK timeout 4.096 us * 2^n, 1 … 31 (14: 67 ms)
+  std::uint8_t retry_count = 6;        ///< 1 … 6; 7 means for ever on soft-RoCE and is refused
+  std::uint8_t rnr_retry_count = 6;    ///< 0 … 6; a WRITE never needs it
+  std::uint8_t traffic_class = 0;      ///< DSCP << 2, for PFC/ECN classes
+  std::uint8_t service_level = 0;      ///< 0 … 15
   VerbsPost post = VerbsPost::kAuto;
 };
 
@@ -84,7 +86,8 @@ struct VerbsFacts {
   std::uint32_t depth = 0, inline_bytes = 0, signal_interval = 0, max_put_bytes = 0;
   std::uint64_t timeout_ns =
       0;  ///< one try; a dead path shows after up to (retry_count + 1) of them
-  std::uint8_t retry_count = 0;
+  std::uint8_t retry_count = 0, rnr_retry_count = 0;
+  std::uint8_t traffic_class = 0, service_level = 0;
   /// The device promises that a WRITE of the peer becomes visible here in ascending order
   /// (ibv_query_qp_data_in_order). False until connected, or where libibverbs cannot be asked.
   bool data_in_order = false;
@@ -105,6 +108,8 @@ class VerbsTransport : public Transport {
   virtual void set_peer_data_in_order(bool data_in_order) noexcept = 0;
 
   [[nodiscard]] virtual VerbsFacts facts() const = 0;
+  /// What was asked for; facts() says what was granted.
+  [[nodiscard]] virtual const VerbsConfig& asked() const noexcept = 0;
 };
 
 /// One end of a link before it is connected. Owns context, protection domain, completion queue,
@@ -160,6 +165,16 @@ struct VerbsDevice {
 /// Every device of this machine, empty where there is none. Throws Error(kTransport) without
 /// libibverbs or where a device cannot be opened.
 std::vector<VerbsDevice> list_verbs_devices();
+
+/// Which device, port and GID a configuration means on this machine, and why.
+struct VerbsChoice {
+  VerbsDevice device;
+  std::uint8_t port = 0;
+  VerbsGid gid;
+  std::string why;
+};
+/// Throws as VerbsEndpoint::open, but registers nothing.
+VerbsChoice choose_verbs_device(const VerbsConfig& config);
 
 /// The local IP from which this machine would send to `host` (numeric address): what local_address
 /// should be. Throws Error.

@@ -240,4 +240,10 @@ DeviceChoice choose_device(const VerbsApi& api, const VerbsConfig& config) {
   throw_no_match(config, devices);
 }
 
+VerbsChoice choose_verbs_device(const VerbsConfig& config) {
+  DeviceChoice choice = choose_device(verbs_api(), config);
+  return {std::move(choice.device.facts), choice.port.number, std::move(choice.gid),
+          std::move(choice.why)};
+}
+
 }  // namespace rdmaorder::transport

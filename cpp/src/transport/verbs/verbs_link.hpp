@@ -100,6 +100,7 @@ class VerbsLink final : public VerbsTransport, private EventSink {
   Status fence() noexcept override;
   void set_peer_data_in_order(bool data_in_order) noexcept override;
   [[nodiscard]] VerbsFacts facts() const override { return endpoint_->known; }
+  [[nodiscard]] const VerbsConfig& asked() const noexcept override { return endpoint_->config; }
 
  private:
   void on_event(const ibv_async_event& event) noexcept override;

@@ -145,9 +145,13 @@ void fill_facts(Endpoint& endpoint, const DeviceChoice& choice) {
       endpoint.config.mtu_bytes != 0 ? endpoint.config.mtu_bytes : choice.port.mtu_bytes;
   known.depth = endpoint.config.depth;
   known.signal_interval = endpoint.config.signal_interval;
-  known.max_put_bytes = endpoint.config.max_put_bytes;
+  known.max_put_bytes =
+      std::min(endpoint.config.max_put_bytes, choice.port.max_message_bytes & ~7U);
   known.timeout_ns = 4096ULL << endpoint.config.timeout_exponent;
   known.retry_count = endpoint.config.retry_count;
+  known.rnr_retry_count = endpoint.config.rnr_retry_count;
+  known.traffic_class = endpoint.config.traffic_class;
+  known.service_level = endpoint.config.service_level;
 }
 
 void create_objects(Endpoint& endpoint, const memory::Window& window) {
@@ -169,7 +173,7 @@ void create_objects(Endpoint& endpoint, const memory::Window& window) {
   objects.window_region = register_memory(objects, "window", window.data(), window.bytes(),
                                           IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
   memory::WindowConfig staging;
-  staging.bytes = std::bit_ceil(std::uint64_t{kStagingPuts} * endpoint.config.max_put_bytes);
+  staging.bytes = std::bit_ceil(std::uint64_t{kStagingPuts} * endpoint.known.max_put_bytes);
   staging.huge_pages = memory::HugePages::kOff;
   staging.numa_node = endpoint.known.numa_node;
   staging.name = "rdmaorder-staging";

@@ -47,7 +47,6 @@ void validate_limits(const VerbsConfig& config, const VerbsDevice& device, const
   };
   limit("depth", config.depth, device.max_depth);
   limit("depth + 2 completions", config.depth + 2ULL, device.max_completions);
-  limit("max_put_bytes", config.max_put_bytes, port.max_message_bytes);
   limit("window of bytes", window.bytes(), device.max_region_bytes);
   if (config.mtu_bytes > port.mtu_bytes) {
     refuse("mtu_bytes = " + std::to_string(config.mtu_bytes) + ", but " + device.name + " port " +
