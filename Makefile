@@ -25,14 +25,15 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install -q
 export PYTHON
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help build test test-cpp sanitize test-python demo bench lint format docs package clean distclean
+.PHONY: help build test test-cpp sanitize test-python test-rdma rdma-shell demo bench bench-rdma lint format docs
+.PHONY: package clean distclean
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 build: $(STAMPS)/extension ## make .venv, install the package editable, build the extension in place
 
-test: build $(STAMPS)/system-test ## every test: C++ suites (plain, asan + ubsan, tsan), then pytest
+test: build $(STAMPS)/system-test ## every test: C++ suites, plain and sanitized; pytest, RDMA included
 	@$(MAKE) test-cpp
 	@$(MAKE) sanitize
 	@python -m pytest $(PYTEST_ARGS)
@@ -47,6 +48,14 @@ sanitize: $(INSTALLED) $(STAMPS)/system-test ## the C++ suites under asan + ubsa
 test-python: build ## pytest alone
 	@python -m pytest $(PYTEST_ARGS)
 
+test-rdma: build $(STAMPS)/system-test ## the tests on RDMA devices alone: soft-RoCE in QEMU, or RDMAORDER_RDMA=native
+	@cmake --preset dev >/dev/null
+	@cmake --build --preset dev
+	@python -m pytest $(PYTEST_ARGS) tests/rdma
+
+rdma-shell: build ## a shell in the machine with two soft-RoCE devices
+	@tests/rdma/run --shell --timeout 86400
+
 demo: build ## gateway, journal and venue; 300,000 real messages replayed; the verdict order by order
 	@rdmaorder demo $(DEMO_ARGS)
 
@@ -54,6 +63,11 @@ bench: build $(STAMPS)/system-test $(STAMPS)/system-bench ## run the benchmarks;
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release
 	@python -m benchmarks.run $(BENCH_ARGS)
+
+bench-rdma: build $(STAMPS)/system-test ## measure RDMA on soft-RoCE beside perftest; benchmarks/results/rdma.json
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target bench_rdma
+	@python -m benchmarks.rdma $(BENCH_ARGS)
 
 lint: build ## ruff, mypy strict, stubs against the extension, clang-format; changes nothing
 	@echo "== ruff"

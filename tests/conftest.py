@@ -8,11 +8,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_support import LENIENT, Connect, GatewayProcess, StartGateway, gateway_processes
+from gateway_support import (
+    LENIENT,
+    Connect,
+    GatewayProcess,
+    StartGateway,
+    gateway_processes,
+    rdma_listen,
+    strategy_url,
+)
 
 import rdmaorder as ro
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suites of sessions and gateways run over either transport."""
+    text = "what gateways of the fixtures listen on; rdma needs devices (tests/rdma/README.md)"
+    parser.addoption("--transport", choices=("shm", "rdma"), default="shm", help=text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of socket files have no meaning over RDMA."""
+    if config.getoption("--transport") == "rdma":
+        left = [item for item in items if item.get_closest_marker("unix_socket")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
+@pytest.fixture(scope="session")
+def transport(request: pytest.FixtureRequest) -> str:
+    """``shm`` or ``rdma``."""
+    chosen: str = request.config.getoption("--transport")
+    return chosen
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +57,19 @@ def golden(repository: Path) -> Path:
 
 
 @pytest.fixture
-def start_gateway(tmp_path: Path) -> Iterator[StartGateway]:
+def start_gateway(tmp_path: Path, transport: str) -> Iterator[StartGateway]:
     """Starts gateways in this process with the settings given; all are stopped and leave nothing.
 
-    Unless said otherwise: at ``gw.sock`` of the test's folder, sleeping when idle, no journal.
+    Unless said otherwise: at ``gw.sock`` of the test's folder (over RDMA: any port, without TLS),
+    sleeping when idle, no journal.
     """
     started: list[ro.Gateway] = []
     threads_before = set(threading.enumerate())
 
     def start(**settings: Any) -> ro.Gateway:
         defaults = {"listen": f"shm://{tmp_path}/gw.sock", "idle": "backoff"}
+        if transport == "rdma":
+            defaults |= {"listen": rdma_listen(), "tls": "off"}
         started.append(ro.Gateway(**defaults | settings))
         return started[-1].start()
 
@@ -57,7 +89,7 @@ def connect() -> Iterator[Connect]:
 
     def make(to: ro.Gateway | GatewayProcess | str, session: str = "alpha", **settings: Any) -> Any:
         url = to if isinstance(to, str) else to.url
-        made.append(ro.connect(url, session, **LENIENT | settings))
+        made.append(ro.connect(strategy_url(url), session, **LENIENT | settings))
         return made[-1]
 
     yield make
@@ -66,7 +98,7 @@ def connect() -> Iterator[Connect]:
 
 
 @pytest.fixture
-def start_process(tmp_path: Path) -> Iterator[Callable[..., GatewayProcess]]:
+def start_process(tmp_path: Path, transport: str) -> Iterator[Callable[..., GatewayProcess]]:
     """Starts ``rdmaorder gateway`` with the arguments given; none outlives the test."""
-    with gateway_processes(tmp_path) as start:
+    with gateway_processes(tmp_path, transport) as start:
         yield start

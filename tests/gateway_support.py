@@ -23,8 +23,26 @@ PATIENCE_S = 30.0
 #: Test machines are shared: a gateway that was not scheduled for a while is not a dead one.
 LENIENT: dict[str, Any] = {"suspect_after_s": 10.0, "dead_after_s": 20.0, "send_timeout_s": 10.0}
 
+#: What ``status()`` calls the transports that ``--transport`` chooses from.
+TRANSPORT_NAMES = {"shm": "shm", "rdma": "verbs"}
+#: What a gateway without TLS says at its start; tests/integration/test_control_tls.py is about TLS.
+_TLS_WARNINGS = ("control: TLS IS OFF", "control: whoever reaches")
+
 StartGateway = Callable[..., ro.Gateway]
 Connect = Callable[..., ro.Session]
+
+
+def rdma_listen() -> str:
+    """Any port of the address that the gateway's device has: rxe0's in tests/rdma/run."""
+    return f"rdma://{os.environ.get('RDMAORDER_RDMA_ADDRESS', '10.1.0.1')}:0"
+
+
+def strategy_url(url: str) -> str:
+    """What a strategy connects to. RDMAORDER_RDMA_OPTIONS (device=mlx5_1 …) are its end's."""
+    if not url.startswith("rdma:") or "?" in url:
+        return url
+    options = os.environ.get("RDMAORDER_RDMA_OPTIONS", "")
+    return f"{url}?tls=off&{options}" if options else f"{url}?tls=off"
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
@@ -74,12 +92,19 @@ class GatewayProcess:
     """``rdmaorder gateway`` in a process of its own, listening when the constructor returns."""
 
     def __init__(
-        self, folder: Path, *arguments: str, name: str = "gw", wrapper: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *arguments: str,
+        name: str = "gw",
+        wrapper: tuple[str, ...] = (),
+        transport: str = "shm",
     ) -> None:
         self.arguments = arguments
-        self.url = f"shm://{folder}/{name}.sock"
+        self.url = f"shm://{folder}/{name}.sock" if transport == "shm" else rdma_listen()
         self.stderr_path = folder / f"{name}.stderr"
         command = [*wrapper, sys.executable, "-m", "rdmaorder", "gateway", "--listen", self.url]
+        if transport == "rdma":
+            command += ["--tls", "off"]
         with self.stderr_path.open("a") as stderr:
             self.process = subprocess.Popen(
                 [*command, "--idle", "backoff", *arguments],
@@ -95,6 +120,7 @@ class GatewayProcess:
         if not self.first_line:
             self.process.communicate()
             raise AssertionError(f"the gateway did not start:\n{self.stderr}")
+        self.url = self.first_line.split("listening on ")[1].split(",")[0]  # with its port
 
     @property
     def pid(self) -> int:
@@ -102,7 +128,8 @@ class GatewayProcess:
 
     @property
     def stderr(self) -> str:
-        return self.stderr_path.read_text()
+        lines = self.stderr_path.read_text().splitlines(keepends=True)
+        return "".join(line for line in lines if not any(w in line for w in _TLS_WARNINGS))
 
     @property
     def counters_path(self) -> Path:
@@ -129,12 +156,14 @@ class GatewayProcess:
 
 
 @contextlib.contextmanager
-def gateway_processes(folder: Path) -> Iterator[Callable[..., GatewayProcess]]:
+def gateway_processes(
+    folder: Path, transport: str = "shm"
+) -> Iterator[Callable[..., GatewayProcess]]:
     """Gives a function that starts gateways; none outlives the block."""
     started: list[GatewayProcess] = []
 
     def start(*arguments: str, **settings: Any) -> GatewayProcess:
-        started.append(GatewayProcess(folder, *arguments, **settings))
+        started.append(GatewayProcess(folder, *arguments, **{"transport": transport} | settings))
         return started[-1]
 
     try:

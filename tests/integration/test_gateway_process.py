@@ -19,6 +19,7 @@ from gateway_support import (
     batch_of,
     eventually,
     order,
+    strategy_url,
     take,
 )
 
@@ -115,6 +116,7 @@ def counters_files() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("rdmaorder-*.counters")}
 
 
+@pytest.mark.unix_socket
 def test_a_second_gateway_on_the_same_socket_is_refused_and_the_first_goes_on(
     start_process: Start, connect: Connect
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_second_gateway_on_the_same_socket_is_refused_and_the_first_goes_on(
     take(session, 1)
 
 
+@pytest.mark.unix_socket
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -161,6 +164,7 @@ def test_a_bad_config_file_ends_the_start_with_one_line(
     assert not (tmp_path / "gw.sock").exists()
 
 
+@pytest.mark.unix_socket
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -262,14 +266,15 @@ def start_strategy(url: str) -> subprocess.Popen[str]:
 
 
 def test_a_killed_strategy_is_noticed_drained_and_can_go_on(
-    start_process: Start, connect: Connect, tmp_path: Path
+    start_process: Start, connect: Connect, tmp_path: Path, transport: str
 ) -> None:
     gateway = start_process("--journal", str(tmp_path / "journal"))
     other = connect(gateway, "other")
-    with start_strategy(gateway.url) as strategy:
+    with start_strategy(strategy_url(gateway.url)) as strategy:
         assert strategy.stdout is not None
         assert strategy.stdout.readline() == "3001\n"
-        with pytest.raises(ro.Refused, match=rf"pid {strategy.pid}") as raised:
+        owner = f"pid {strategy.pid}" if transport == "shm" else "is live on another connection"
+        with pytest.raises(ro.Refused, match=owner) as raised:
             connect(gateway)
         assert raised.value.code == "DuplicateId"
         strategy.kill()
@@ -345,6 +350,7 @@ def test_a_gateway_restarted_on_its_journal_goes_on_where_it_ends(
     assert list(kept.orders("alpha")["cl_ord_id"]) == list(range(1, last + 1))
 
 
+@pytest.mark.unix_socket
 def test_a_second_gateway_on_the_same_journal_is_refused(
     start_process: Start, tmp_path: Path
 ) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gateway_support import PATIENCE_S, Connect, StartGateway, batch_of, eventually, order, take
+from gateway_support import (
+    PATIENCE_S,
+    TRANSPORT_NAMES,
+    Connect,
+    StartGateway,
+    batch_of,
+    eventually,
+    order,
+    take,
+)
 
 import rdmaorder as ro
 from rdmaorder.messages import (
@@ -148,7 +157,7 @@ def test_orders_are_answered_under_their_sequences(
 
 
 def test_status_and_positions_tell_what_happened(
-    start_gateway: StartGateway, connect: Connect
+    start_gateway: StartGateway, connect: Connect, transport: str
 ) -> None:
     gateway = start_gateway()
     session = connect(gateway, order_slots=64, report_slots=128)
@@ -160,7 +169,7 @@ def test_status_and_positions_tell_what_happened(
         "state": "live",
         "cause": "",
         "send_status": "ok",
-        "transport": "shm",
+        "transport": TRANSPORT_NAMES[transport],
         "order_slots": 64,
         "report_slots": 128,
         "slot_bytes": 64,
@@ -204,6 +213,7 @@ def test_waiting_ends_with_a_report_or_with_the_time(
     assert session.wait(0) is True
     assert len(session.poll()) == 1
     assert session.wait(0) is False
+    assert session.wait_applied(1, PATIENCE_S) is True
     assert session.wait_applied(1, 0) is True
     assert session.wait_applied(2, 0.01) is False
 

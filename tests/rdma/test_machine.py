@@ -1,7 +1,7 @@
 """The soft-RoCE machine keeps its promises: two devices, one wire, exact streams and status.
 
-One boot serves most tests: `facts` runs PROBE inside and reads the files it leaves in a shared
-folder. Promises about a run's end need a boot each.
+What the run of the suite shows (inside/run leaves it) costs nothing more. Promises about a run's
+end need a boot each, some minutes together: with RDMAORDER_RDMA_MACHINE=1.
 """
 
 from __future__ import annotations
@@ -16,79 +16,23 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rdma_suite import Suite, is_native
 
 pytestmark = [
     pytest.mark.rdma,
-    pytest.mark.skipif(
-        os.environ.get("RDMAORDER_RDMA_MACHINE") != "1",
-        reason="boots QEMU for some minutes: set RDMAORDER_RDMA_MACHINE=1 to run it",
-    ),
+    pytest.mark.skipif(is_native(), reason="RDMAORDER_RDMA=native: no machine is booted"),
 ]
+boots = pytest.mark.skipif(
+    os.environ.get("RDMAORDER_RDMA_MACHINE") != "1",
+    reason="boots QEMU once more: set RDMAORDER_RDMA_MACHINE=1 to run it",
+)
 
 RUN = Path(__file__).resolve().parent / "run"
 # Far above what a boot takes, so that a hang fails here and a busy machine does not.
 LIMIT_S = 240
-
-PROBE = r"""
-out=$1
-leave() { name=$1; shift; timeout 90 "$@" >"$out/$name" 2>"$out/$name.err"; }
-gid_index() {  # DEVICE GID-END
-  grep -l "$2\$" /sys/class/infiniband/$1/ports/1/gids/* | head -1 | sed 's#.*/##'
-}
-write_lat() {  # COUNT: RDMA WRITEs between the two devices
-  timeout 90 ib_write_lat -d rxe0 -x "$(gid_index rxe0 0a01:0001)" -s 64 -n "$1" >/dev/null 2>&1 &
-  # Its control connection listens on port 18515 (0x4853).
-  until grep -qi ':4853 ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done
-  timeout 90 ib_write_lat -d rxe1 -x "$(gid_index rxe1 0a01:0002)" -s 64 -n "$1" 10.1.0.1
-  status=$?
-  wait $!
-  return $((status + $?))
-}
-
-leave devices ibv_devinfo
-leave ulimit sh -c 'ulimit -l'
-leave import python -c 'import rdmaorder; print(rdmaorder.__file__)'
-leave environment sh -c 'echo "$RDMAORDER_RDMA|$RDMAORDER_PASSED|$NAMED|$(pwd)|$(id -u)"'
-
-tcpdump -Z root -U -i v0 -w "$out/wire.pcap" udp port 4791 2>"$out/tcpdump.err" &
-capture=$!
-until grep -q 'listening on' "$out/tcpdump.err"; do sleep 0.1; done
-write_lat 50 >"$out/write_lat" 2>&1
-echo "$?" >"$out/write_lat.status"
-kill $capture
-wait $capture
-leave packets sh -c "tcpdump -nr '$out/wire.pcap' | wc -l"
-
-rping -s -a fd10:1::1 -C 3 >/dev/null 2>&1 &
-sleep 1
-leave ipv6 sh -c 'rping -c -a fd10:1::1 -I fd10:1::2 -C 3 -v'
-
-tc qdisc add dev v1 root netem loss 20%
-write_lat 100 >"$out/lossy" 2>&1
-echo "$?" >"$out/lossy.status"
-leave netem tc -s qdisc show dev v1
-leave retries cat /sys/class/infiniband/rxe1/ports/1/hw_counters/completer_retry_err
-
-echo changed >README.md
-cat >"$out/stdin"
-echo out; echo err >&2; echo out again
-kill -KILL $$
-"""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What one run of PROBE left."""
-
-    folder: Path
-    result: subprocess.CompletedProcess[str]
-
-    def __getitem__(self, name: str) -> str:
-        return (self.folder / name).read_text().strip()
 
 
 def run(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -128,68 +72,43 @@ def until(holds: Callable[[], bool]) -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    folder = tmp_path_factory.mktemp("machine")
-    words = ["--share", str(folder), "--env", "NAMED=a b", "--timeout", "200"]
-    result = run(*words, "--", "bash", "-c", PROBE, "probe", str(folder), text="line 1\nline 2\n")
-    return Facts(folder, result)
+def test_a_command_killed_by_a_signal_gives_128_and_its_number(suite: Suite) -> None:
+    assert suite.status == 128 + signal.SIGKILL, suite.stderr
 
 
-def test_a_command_killed_by_a_signal_gives_128_and_its_number(facts: Facts) -> None:
-    assert facts.result.returncode == 128 + signal.SIGKILL, facts.result.stderr
+def test_stdout_and_stderr_stay_apart_and_bear_nothing_else(suite: Suite) -> None:
+    assert suite.stdout == "out\nout again\n"
+    assert "err\n" in suite.stderr
+    assert "tests/rdma/run" not in suite.stderr
+    assert "[    " not in suite.stderr
 
 
-def test_stdout_and_stderr_stay_apart_and_bear_nothing_else(facts: Facts) -> None:
-    assert facts.result.stdout == "out\nout again\n"
-    # Job control of bash reports on background processes; nothing of the machine may be there.
-    assert "err\n" in facts.result.stderr
-    assert "tests/rdma/run" not in facts.result.stderr
-    assert "[    " not in facts.result.stderr
+def test_standard_input_arrives_with_its_end(suite: Suite) -> None:
+    assert suite["stdin"] == "line 1\nline 2"
 
 
-def test_standard_input_arrives_with_its_end(facts: Facts) -> None:
-    assert facts["stdin"] == "line 1\nline 2"
-
-
-def test_both_devices_are_active(facts: Facts) -> None:
-    devices = re.findall(r"hca_id:\s+(\S+).*?state:\s+(\S+)", facts["devices"], re.DOTALL)
+def test_both_devices_are_active(suite: Suite) -> None:
+    devices = re.findall(r"hca_id:\s+(\S+).*?state:\s+(\S+)", suite["devices"], re.DOTALL)
     assert sorted(devices) == [("rxe0", "PORT_ACTIVE"), ("rxe1", "PORT_ACTIVE")]
 
 
-def test_memory_may_be_locked_without_limit(facts: Facts) -> None:
-    assert facts["ulimit"] == "unlimited"
+def test_memory_may_be_locked_without_limit(suite: Suite) -> None:
+    assert suite["ulimit"] == "unlimited"
 
 
-def test_the_checkout_and_its_environment_are_there(facts: Facts, repository: Path) -> None:
-    assert facts["import"] == str(repository / "rdmaorder" / "__init__.py"), facts["import.err"]
-    assert facts["environment"] == f"soft-roce|passed on|a b|{repository}|0"
-
-
-def test_every_write_crosses_the_wire(facts: Facts) -> None:
-    assert facts["write_lat.status"] == "0", facts["write_lat"]
-    # 50 WRITEs each way, each acknowledged.
-    assert int(facts["packets"]) >= 200
-
-
-def test_ipv6_crosses_the_wire_too(facts: Facts) -> None:
-    assert facts["ipv6"].count("ping data") == 3, facts["ipv6.err"]
-
-
-def test_lost_packets_are_sent_again(facts: Facts) -> None:
-    assert facts["lossy.status"] == "0", facts["lossy"]
-    dropped = re.search(r"dropped (\d+)", facts["netem"])
-    assert dropped is not None and int(dropped[1]) > 0
-    assert int(facts["retries"]) > 0
+def test_the_checkout_and_its_environment_are_there(suite: Suite, repository: Path) -> None:
+    assert suite["import"] == str(repository / "rdmaorder" / "__init__.py"), suite["import.err"]
+    assert suite["environment"] == f"soft-roce|passed on|a b|{repository}|0", suite.end
 
 
 def test_nothing_written_inside_reaches_the_host_but_in_shared_folders(
-    facts: Facts, repository: Path
+    suite: Suite, repository: Path
 ) -> None:
-    assert (facts.folder / "devices").exists()
+    assert (suite.folder / "devices").exists()
     assert (repository / "README.md").read_text() != "changed\n"
 
 
+@boots
 @pytest.mark.parametrize(
     ("command", "status"),
     [(["true"], 0), (["sh", "-c", "exit 3"], 3), (["/no/such/program"], 127)],
@@ -200,6 +119,7 @@ def test_the_exit_status_passes_through(command: list[str], status: int) -> None
     assert result.returncode == status, result.stderr
 
 
+@boots
 def test_the_time_limit_ends_a_command_that_will_not_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = "trap '' TERM; echo on; sleep 600; sleep 600"
@@ -211,6 +131,7 @@ def test_the_time_limit_ends_a_command_that_will_not_end(tmp_path: Path) -> None
     assert emulators(log) == []
 
 
+@boots
 def test_a_machine_that_is_not_up_in_time_says_so_with_its_log() -> None:
     result = run("--boot-timeout", "0.5", "--", "true")
     assert result.returncode == 125
@@ -218,6 +139,7 @@ def test_a_machine_that_is_not_up_in_time_says_so_with_its_log() -> None:
     assert "kernel log: " in result.stderr
 
 
+@boots
 def test_an_interrupt_reaches_the_command_and_leaves_nothing_running(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = "trap 'echo interrupted; exit 7' INT; echo on; while :; do sleep 0.1; done"
@@ -235,6 +157,7 @@ def test_an_interrupt_reaches_the_command_and_leaves_nothing_running(tmp_path: P
     assert emulators(log) == []
 
 
+@boots
 def test_a_killed_run_takes_its_machine_along(tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = subprocess.Popen([RUN, "--log", log, "--", "cat"], stdin=subprocess.PIPE)
@@ -246,6 +169,7 @@ def test_a_killed_run_takes_its_machine_along(tmp_path: Path) -> None:
     assert until(lambda: emulators(log) == [])
 
 
+@boots
 def test_a_reader_that_leaves_ends_the_command() -> None:
     command = [RUN, "--", "sh", "-c", "while echo y; do :; done"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -259,6 +183,7 @@ def test_a_reader_that_leaves_ends_the_command() -> None:
         process.wait()
 
 
+@boots
 def test_a_shell_has_a_terminal_of_our_size() -> None:
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 33, 99, 0, 0))
