@@ -30,9 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of socket files have no meaning over RDMA."""
+    """Over RDMA tests of socket files have no meaning, and those of files and flags no news."""
     if config.getoption("--transport") == "rdma":
-        left = [item for item in items if item.get_closest_marker("unix_socket")]
+        left = [item for item in items if item.get_closest_marker("shm_only")]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
 

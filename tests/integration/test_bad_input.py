@@ -74,7 +74,7 @@ def test_a_bad_setting_is_named_with_its_value(
         ({"session": "al pha"}, "al pha"),
         ({"session": "x" * 65}, "64"),
         ({"slot_bytes": 96}, "96"),
-        ({"to": "rdma://host:1"}, "RDMA|rdma"),
+        ({"to": "rdma://host:1?mtu=9"}, "mtu"),
         ({"to": "tcp://host:1"}, "shm:///absolute/path.sock"),
         ({"to": "gw.sock"}, "shm:///absolute/path.sock"),
         ({"to": "shm://"}, "names no socket file"),
@@ -89,7 +89,7 @@ def test_a_name_or_address_that_cannot_be_is_refused_before_anything_is_opened(
     assert not isinstance(raised.value, ro.SystemFailure)
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_socket_that_is_not_there_is_named(connect: Connect, tmp_path: Path) -> None:
     with pytest.raises(ro.SystemFailure) as raised:
         connect(f"shm://{tmp_path}/none.sock")
@@ -97,7 +97,7 @@ def test_a_socket_that_is_not_there_is_named(connect: Connect, tmp_path: Path) -
     assert f"{tmp_path}/none.sock" in str(raised.value)
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_socket_nobody_listens_to_is_named(connect: Connect, tmp_path: Path) -> None:
     path = str(tmp_path / "dead.sock")
     with socket.socket(socket.AF_UNIX) as left:
@@ -108,7 +108,7 @@ def test_a_socket_nobody_listens_to_is_named(connect: Connect, tmp_path: Path) -
     assert path in str(raised.value)
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_file_that_is_no_socket_is_named(connect: Connect, tmp_path: Path) -> None:
     path = tmp_path / "plain.txt"
     path.touch()
@@ -137,7 +137,7 @@ def fake_gateway(path: Path, answer: bytes) -> Iterator[str]:
         connection.close()
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_gateway_of_another_version_is_refused_with_both_versions(
     connect: Connect, tmp_path: Path
 ) -> None:
@@ -157,7 +157,7 @@ def test_a_gateway_of_another_version_is_refused_with_both_versions(
     assert raised.value.code == "VersionMismatch"
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 @pytest.mark.parametrize(
     "answer",
     [
@@ -176,7 +176,7 @@ def test_a_peer_that_is_no_gateway_is_told_apart(
         connect(url)
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_gateway_that_never_answers_costs_the_time_given(
     connect: Connect, tmp_path: Path
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_gateway_that_never_answers_costs_the_time_given(
         connect(url, connect_timeout_s=0.1)
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_strategy_of_another_version_is_refused_by_the_gateway(
     start_gateway: StartGateway,
 ) -> None:

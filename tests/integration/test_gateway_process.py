@@ -31,6 +31,7 @@ Start = Callable[..., GatewayProcess]
 # -- start -------------------------------------------------------------------------------------
 
 
+@pytest.mark.shm_only
 def test_the_first_line_names_address_handler_journal_and_counters(
     start_process: Start, tmp_path: Path
 ) -> None:
@@ -43,6 +44,7 @@ def test_the_first_line_names_address_handler_journal_and_counters(
     assert gateway.counters_path.exists()
 
 
+@pytest.mark.shm_only
 def test_its_counters_can_be_read_while_it_runs_and_are_gone_after(
     start_process: Start, connect: Connect, tmp_path: Path
 ) -> None:
@@ -63,6 +65,7 @@ def test_its_counters_can_be_read_while_it_runs_and_are_gone_after(
     assert not path.exists()
 
 
+@pytest.mark.shm_only
 def test_settings_come_from_the_file_and_the_command_line_wins(
     start_process: Start, connect: Connect, tmp_path: Path
 ) -> None:
@@ -81,6 +84,7 @@ def test_settings_come_from_the_file_and_the_command_line_wins(
     assert list(take(session, 3)["reason"]) == reasons
 
 
+@pytest.mark.shm_only
 def test_a_handler_of_the_users_own_is_found(
     start_process: Start, connect: Connect, tmp_path: Path
 ) -> None:
@@ -116,7 +120,7 @@ def counters_files() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("rdmaorder-*.counters")}
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_second_gateway_on_the_same_socket_is_refused_and_the_first_goes_on(
     start_process: Start, connect: Connect
 ) -> None:
@@ -136,7 +140,7 @@ def test_a_second_gateway_on_the_same_socket_is_refused_and_the_first_goes_on(
     take(session, 1)
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -164,7 +168,7 @@ def test_a_bad_config_file_ends_the_start_with_one_line(
     assert not (tmp_path / "gw.sock").exists()
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -350,7 +354,7 @@ def test_a_gateway_restarted_on_its_journal_goes_on_where_it_ends(
     assert list(kept.orders("alpha")["cl_ord_id"]) == list(range(1, last + 1))
 
 
-@pytest.mark.unix_socket
+@pytest.mark.shm_only
 def test_a_second_gateway_on_the_same_journal_is_refused(
     start_process: Start, tmp_path: Path
 ) -> None:

@@ -25,7 +25,8 @@ _suites: list[Suite] = []
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One item for each test inside."""
     if "inside" in metafunc.fixturenames:
-        metafunc.parametrize("inside", listed_inside())
+        names = listed_inside()
+        metafunc.parametrize("inside", names, ids=names)
 
 
 def _put_recording(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,23 +18,30 @@ def main(program: str, out: Path, chosen: str) -> None:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     if not report.exists():
         return
+    reasons = skip_reasons((out / "cpp.log").read_text())
     lines = []
     for group in json.loads(report.read_text())["testsuites"]:
         for test in group["testsuite"]:
-            lines.append(json.dumps(line_of(group["name"], test)) + "\n")
+            lines.append(json.dumps(line_of(group["name"], test, reasons)) + "\n")
     (out / "cpp.jsonl").write_text("".join(lines))
 
 
-def line_of(group: str, test: dict[str, Any]) -> dict[str, Any]:
+def skip_reasons(log: str) -> dict[str, str]:
+    """GoogleTest tells them in its output only: "FILE:LINE: Skipped", the reason, the test."""
+    found = re.findall(r": Skipped\n(.*?)\n+\[  SKIPPED \] (\S+)", log, re.DOTALL)
+    return {name: reason.strip() for reason, name in found}
+
+
+def line_of(group: str, test: dict[str, Any], reasons: dict[str, str]) -> dict[str, Any]:
     """One test of GoogleTest's JSON."""
+    name = f"{group}.{test['name']}"
     failures = [each["failure"] for each in test.get("failures", [])]
-    skips = [each["message"] for each in test.get("skipped", [])]
     outcome = "failed" if failures else "skipped" if test["result"] == "SKIPPED" else "passed"
     return {
-        "name": f"{group}.{test['name']}",
+        "name": name,
         "outcome": outcome,
         "seconds": float(test["time"].removesuffix("s")),
-        "text": "\n".join(failures or skips),
+        "text": "\n".join(failures) or reasons.get(name, ""),
     }
 
 
