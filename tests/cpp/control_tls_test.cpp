@@ -137,7 +137,8 @@ TEST_P(ControlTlsLink, is_detached_when_the_strategy_goes_or_cannot_connect_its_
   expect(failure(request(url_of(*gateway, "port=1"))), ErrorKind::kTransport,
          {"Establish", "no route to that GID"});
   const std::string facts = gateway->await("[0,102,true]");
-  EXPECT_NE(facts.find("\"activated\":[[0,101,true]]"), std::string::npos) << "the second never was";
+  EXPECT_NE(facts.find("\"activated\":[[0,101,true]]"), std::string::npos)
+      << "the second never was";
   maker_.fail_offer = true;
   expect(failure(request(url_of(*gateway, "port=1"))), ErrorKind::kTransport, {"no RDMA device"});
 }

@@ -109,8 +109,8 @@ Established establish_rdma(Channel& channel, const ConnectRequest& request, cons
     const Message message = Message::parse(answer.body);
     read_ack(message, request, granted, link);
     expect_descriptors(answer, 0);
-    const bool data_in_order = maker.accept(
-        {message.endpoint(), message.remote_window(), message.flag("data_in_order")});
+    const bool data_in_order =
+        maker.accept({message.endpoint(), message.remote_window(), message.flag("data_in_order")});
     channel.send(MessageWriter("Established")
                      .number("epoch", link.epoch)
                      .number("data_in_order", data_in_order ? 1 : 0)

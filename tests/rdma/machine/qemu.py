@@ -26,8 +26,8 @@ _PORTS = ("stdin", "stdout", "stderr", "control")
 # From a signal or the time limit until the machine is ended, if the command does not end by itself.
 _GRACE_S = 5.0
 _PR_SET_PDEATHSIG = 1
-# With these two the kernel copies by `rep movsb`, which is emulated byte by byte: slow, and a word of
-# an RDMA WRITE can be seen half written. Without them it copies words.
+# With these two the kernel copies by `rep movsb`, which is emulated byte by byte: slow, and a word
+# of an RDMA WRITE can be seen half written. Without them it copies words.
 _PROCESSOR = "max,erms=off,fsrm=off"
 _BOOT_ARGUMENTS = (
     # Log on the serial port; a panic or an Oops ends QEMU instead of hanging the run.
