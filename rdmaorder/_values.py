@@ -19,6 +19,7 @@ __all__ = [
     "SELL",
     "SLOT_BYTES",
     "ExecType",
+    "Fate",
     "MassCancelScope",
     "OrdStatus",
     "OrdType",
@@ -170,6 +171,23 @@ class SessionEventKind(IntEnum):
     SUSPECT = 65
     LIVE = 66
     DEAD = 67
+    RESENT = 68
+
+
+class Fate(IntEnum):
+    """What the gateway's journal knows of an order."""
+
+    #: Sent, without a report, and nobody was asked.
+    UNKNOWN = 0
+    #: Not taken by the gateway; on a live link it may yet be.
+    NOT_TAKEN = 1
+    #: Never arrived and never will be applied.
+    NOT_APPLIED = 2
+    #: Journalled and handed on, without a report so far. With Reason.JOURNAL_UNAVAILABLE: taken
+    #: while the journal could not write.
+    TAKEN = 3
+    #: exec_type, ord_status and reason of its newest report say how it stands.
+    ANSWERED = 4
 
 
 class Status(IntEnum):

@@ -41,6 +41,7 @@ from rdmaorder._values import (
     SELL,
     SLOT_BYTES,
     ExecType,
+    Fate,
     MassCancelScope,
     OrdStatus,
     OrdType,
@@ -59,6 +60,7 @@ __all__ = [
     "CANCEL_ORDER",
     "CANCEL_RECORD",
     "EXECUTION_REPORT",
+    "FATE_RECORD",
     "FLAG_POSS_RESEND",
     "HANDLER_REPORT",
     "KNOWN_FLAGS",
@@ -82,6 +84,7 @@ __all__ = [
     "SLOT_BYTES",
     "STATUS_LINE",
     "ExecType",
+    "Fate",
     "MassCancelScope",
     "OrdStatus",
     "OrdType",
@@ -231,6 +234,28 @@ MASS_CANCEL_RECORD: Final = _order_record(TemplateId.MASS_CANCEL)
 #: sequence the report's own.
 REPORT_RECORD: Final[np.dtype[np.void]] = np.dtype(
     _fields("order_sequence u8") + _BLOCKS[TemplateId.EXECUTION_REPORT] + _fields("sequence u8")
+)
+#: What Session.resolve and Session.orders return: ``fate`` is a Fate, ``sequence`` that of the
+#: request (of an open order: the one that opened it), ``cl_ord_id`` the id it bears now,
+#: ``report_sequence`` that of its newest report.
+FATE_RECORD: Final[np.dtype[np.void]] = np.dtype(
+    _fields("""
+        sequence u8
+        cl_ord_id u8
+        order_id u8
+        price i8
+        leaves_quantity i8
+        report_sequence u8
+        instrument u4
+        account u4
+        template_id u2
+        fate u1
+        exec_type u1
+        ord_status u1
+        reason u1
+        side u1
+        reserved u1
+    """)
 )
 #: What a handler returns: order_sequence and session_index are those of the order answered;
 #: order_sequence_low is filled in when the report is sent.

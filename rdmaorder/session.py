@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
+import sys
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, SupportsIndex
 
+import numpy as np
+
 from rdmaorder import _core
-from rdmaorder.errors import ConfigError
-from rdmaorder.messages import SCHEMA_ID, SCHEMA_VERSION, Reason, SessionEventKind
+from rdmaorder.errors import ConfigError, RdmaOrderError
+from rdmaorder.messages import (
+    FATE_RECORD,
+    SCHEMA_ID,
+    SCHEMA_VERSION,
+    Fate,
+    Reason,
+    Records,
+    SessionEventKind,
+)
 
 __all__ = ["Session", "SessionEvent", "connect"]
 
 _NS = 1_000_000_000
 _SLOTS_MIN, _SLOTS_MAX = 8, 1 << 20
+_DEBUG_TIMEOUT_S = 3600.0
+_DEBUG_BANNER = """\
+************************************************************************
+* rdmaorder: session {session} runs with DEBUG TIMEOUTS (hours): a
+* gateway that is gone or hangs will NOT be noticed. Never trade like this.
+************************************************************************"""
 #: Sequences stay below this, so that no sum of two of them wraps.
 _SEQUENCE_MAX = (1 << 63) - 1
 
@@ -50,6 +69,9 @@ class Session(_core.SessionCore):
     A context manager: leaving it closes the session.
     """
 
+    _on_event: Callable[[SessionEvent], None] | None = None
+    _clock: tuple[int, int] | None = None
+
     @property
     def next_sequence(self) -> int:
         """The sequence the next message gets. Sequences start at 1 and outlive the link."""
@@ -64,7 +86,16 @@ class Session(_core.SessionCore):
         """Facts: ``state`` (live, suspect, dead, closed) and its ``cause``, ``send_status``,
         transport, what was granted, positions, credits, counts. Over RDMA ``verbs`` has the device
         and what was granted, in it ``asked`` what was asked for."""
-        return _core.session_status(self)
+        offset_ns, bound_ns = self._clock or (None, None)
+        clock = {"clock_offset_ns": offset_ns, "clock_bound_ns": bound_ns}
+        return _core.session_status(self) | clock
+
+    def measure_clock(self, timeout_s: float = 1.0) -> tuple[int, int]:
+        """The gateway's CLOCK_REALTIME minus this one's and the bound of the error, in ns, by round
+        trips over the control connection. A ``ttl_ns`` is as good as that. ``status()`` repeats the
+        last result as ``clock_offset_ns`` and ``clock_bound_ns``."""
+        self._clock = _core.session_measure_clock(self, _to_ns("timeout_s", timeout_s))
+        return self._clock
 
     def events(self) -> list[SessionEvent]:
         """Session events that arrived since the last call, oldest first."""
@@ -72,6 +103,76 @@ class Session(_core.SessionCore):
             SessionEvent(SessionEventKind(kind), Reason(reason), from_sequence, count, time_ns)
             for kind, reason, from_sequence, count, time_ns in _core.session_events(self)
         ]
+
+    def maintain(self, timeout_s: float = 0.05) -> bool:
+        """One look at the session, for a strategy's loop: a dead link is replaced (reconnect, tried
+        for ``timeout_s``), and each event is given to the ``on_event`` of :func:`connect`. True
+        when the session can send. Never raises for a gateway that is not there."""
+        if self.status()["state"] in ("dead", "closed"):
+            try:
+                self.reconnect(timeout_s)
+            except RdmaOrderError:  # its cause is in status(); the next call tries again
+                self.dispatch_events()
+                return False
+        self.dispatch_events()
+        return bool(self.status()["send_status"] == "ok")
+
+    def dispatch_events(self) -> int:
+        """Gives each waiting event to ``on_event``; without one they stay for :meth:`events`."""
+        if self._on_event is None:
+            return 0
+        waiting = self.events()
+        for event in waiting:
+            self._on_event(event)
+        return len(waiting)
+
+    async def event_stream(self, interval_s: float = 0.01) -> AsyncIterator[SessionEvent]:
+        """Events as they come, looked for every ``interval_s``; ends when the session is closed.
+        The session stays with the thread of the event loop."""
+        while True:
+            state = self.status()["state"]
+            for event in self.events():
+                yield event
+            if state == "closed":
+                return
+            await asyncio.sleep(interval_s)
+
+    def resolve(self, timeout_s: float = 5.0) -> Records:
+        """The fate of every message sent without a report so far: FATE_RECORD array by sequence.
+
+        The facts are those of the gateway's journal; a dead link is replaced first. NOT_APPLIED and
+        ANSWERED are final answers; TAKEN means journalled and handed on, without a report yet.
+        Raises what :meth:`reconnect` raises, and Refused when the gateway has no journal.
+        """
+        if self.status()["state"] in ("dead", "closed"):
+            self.reconnect(timeout_s)
+        raw = _core.session_resolve(self, _to_ns("timeout_s", timeout_s))
+        fates: Records = np.frombuffer(raw, FATE_RECORD).copy()
+        return fates
+
+    def orders(self, timeout_s: float = 5.0) -> Records:
+        """The session's open orders and those whose outcome is not known: FATE_RECORD array.
+
+        On a live link the gateway's journal is asked (whoever sent the orders: a strategy started
+        anew gets those of the one before), and what it has not taken yet stands as NOT_TAKEN. On a
+        dead one only the sequences without a report are known, as UNKNOWN.
+        """
+        if self.status()["state"] not in ("dead", "closed"):
+            open_now = _core.session_open_orders(self, _to_ns("timeout_s", timeout_s))
+            known = np.frombuffer(open_now, FATE_RECORD)
+            resolved = self.resolve(timeout_s)
+            waiting = resolved[resolved["fate"] == Fate.NOT_TAKEN]
+            return np.concatenate([known, waiting])
+        sequences = _core.session_unknown(self)
+        unknown = np.zeros(len(sequences), FATE_RECORD)
+        unknown["sequence"] = sequences
+        return unknown
+
+    def kill(self, timeout_s: float = 1.0) -> int:
+        """Kill switch of the strategy: the gateway fences this link, cancels every order of the
+        session and takes no link of it until an operator releases it (``rdmaorder kill
+        --release``). Returns how many orders were cancelled."""
+        return _core.session_kill(self, _to_ns("timeout_s", timeout_s))
 
     def wait(self, timeout_s: float) -> bool:
         """Waits until a report can be polled. False after the timeout, or when the link is over."""
@@ -130,6 +231,9 @@ def connect(
     next_sequence: int = 0,
     next_report_sequence: int = 0,
     resume: bool = False,
+    on_gap: str = "report",
+    on_event: Callable[[SessionEvent], None] | None = None,
+    debug: bool = False,
     connect_timeout_s: float = 5.0,
     send_timeout_s: float = 1.0,
     suspect_after_s: float = 0.02,
@@ -153,6 +257,11 @@ def connect(
     word. ``next_report_sequence``: the first report wanted; those made before are replayed from the
     gateway's journal, marked FLAG_POSS_RESEND. 0 takes only what comes, or with ``resume`` (for a
     strategy that was started anew) everything that no earlier link is known to have delivered.
+    ``on_gap``: what :meth:`Session.reconnect` does about messages that were written and never
+    applied: ``"report"`` tells, ``"resend"`` also sends them again under new sequences, marked
+    FLAG_POSS_RESEND and with the staleness limit they had. ``on_event``: see
+    :meth:`Session.maintain`. ``debug``: timeouts of an hour and more, for stepping through either
+    side with a debugger, and a banner that says so.
     ``send_timeout_s``: how long a send waits while the ring is full. ``suspect_after_s``,
     ``dead_after_s``: silence of the gateway's heartbeat after which sends are refused, and after
     which the link is given up.
@@ -165,7 +274,14 @@ def connect(
     Raises ConfigError, SystemFailure (no such socket), ConnectTimeout, HandshakeError, Refused,
     TransportError (no RDMA device, no libibverbs …).
     """
+    if on_gap not in ("report", "resend"):
+        raise ConfigError(f'on_gap must be "report" or "resend", not {on_gap!r}')
+    if debug:
+        connect_timeout_s = send_timeout_s = suspect_after_s = _DEBUG_TIMEOUT_S
+        dead_after_s = 2 * _DEBUG_TIMEOUT_S
+        print(_DEBUG_BANNER.format(session=session), file=sys.stderr, flush=True)
     made = Session()
+    made._on_event = on_event
     _core.session_connect(
         made,
         url=_text("url", url),
@@ -190,6 +306,7 @@ def connect(
         tls_certificate=_text("tls_certificate", tls_certificate),
         tls_key=_text("tls_key", tls_key),
         tls_name=_text("tls_name", tls_name),
+        resend_on_gap=on_gap == "resend",
     )
     return made
 

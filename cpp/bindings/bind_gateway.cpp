@@ -49,6 +49,9 @@ GatewayConfig gateway_config(const py::dict& d) {
   take(d, "counters", config.counters_path);
   take(d, "instruments", config.guard.instruments);
   take(d, "max_quantity", config.guard.max_quantity);
+  take(d, "max_orders_per_s", config.throttle.orders_per_s);
+  take(d, "orders_burst", config.throttle.burst_count);
+  take(d, "throttle_disconnect", config.throttle.disconnect_count);
   take(d, "idle", idle);
   take(d, "huge_pages", huge_pages);
   config.idle = choose<IdleStrategy>("idle", idle,
@@ -224,6 +227,45 @@ class GatewayCore {
     return d;
   }
 
+  py::bytes fates(std::uint32_t session_index, std::uint64_t from, std::uint32_t count, bool open) {
+    std::vector<OrderFate> found;
+    {
+      const py::gil_scoped_release release;
+      found = open ? gateway_->open_orders(session_index, from, count)
+                   : gateway_->fates(session_index, from, count);
+    }
+    return {reinterpret_cast<const char*>(found.data()), found.size() * sizeof(OrderFate)};
+  }
+
+  std::uint64_t cancel_orders(std::uint32_t session_index, std::uint8_t scope,
+                              std::uint32_t instrument, std::uint8_t side, std::uint32_t account,
+                              std::uint8_t reason) {
+    wire::MassCancel request{};
+    request.scope = static_cast<MassCancelScope>(scope);
+    request.instrument = instrument;
+    request.side = static_cast<Side>(side);
+    request.account = account;
+    const py::gil_scoped_release release;
+    return gateway_->cancel_orders(session_index, request, static_cast<Reason>(reason));
+  }
+
+  py::dict kill(std::uint32_t session_index) {
+    KillResult result;
+    {
+      const py::gil_scoped_release release;
+      result = gateway_->kill(session_index);
+    }
+    py::dict d;
+    d["canceled"] = result.canceled_count;
+    d["fence_ns"] = result.fence_ns;
+    return d;
+  }
+
+  void release(std::uint32_t session_index) {
+    const py::gil_scoped_release unlocked;
+    gateway_->release(session_index);
+  }
+
   py::list sessions() {
     std::vector<SessionView> views;
     {
@@ -236,6 +278,7 @@ class GatewayCore {
       d["name"] = view.name;
       d["session_index"] = view.session_index;
       d["live"] = view.live;
+      d["killed"] = view.killed;
       d["epoch"] = view.epoch;
       d["next_order_sequence"] = view.next_order_sequence;
       d["next_report_sequence"] = view.next_report_sequence;
@@ -375,6 +418,12 @@ void bind_gateway(py::module_& m) {
            py::arg("data_in_order"))
       .def("detach", &GatewayCore::detach, py::arg("session_index"), py::arg("epoch"),
            py::arg("drain"))
+      .def("fates", &GatewayCore::fates, py::arg("session_index"), py::arg("from_sequence"),
+           py::arg("count"), py::arg("open"))
+      .def("cancel_orders", &GatewayCore::cancel_orders, py::arg("session_index"), py::arg("scope"),
+           py::arg("instrument"), py::arg("side"), py::arg("account"), py::arg("reason"))
+      .def("kill", &GatewayCore::kill, py::arg("session_index"))
+      .def("release", &GatewayCore::release, py::arg("session_index"))
       .def("sessions", &GatewayCore::sessions)
       .def("counters", &GatewayCore::counters)
       .def("links_failed", &GatewayCore::links_failed)

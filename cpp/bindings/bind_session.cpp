@@ -36,7 +36,7 @@ void session_connect(const py::object& core, const std::string& url, const std::
                      std::uint64_t suspect_after_ns, std::uint64_t dead_after_ns,
                      const std::string& huge_pages, const std::string& session_key,
                      const std::string& tls_ca, const std::string& tls_certificate,
-                     const std::string& tls_key, const std::string& tls_name) {
+                     const std::string& tls_key, const std::string& tls_name, bool resend_on_gap) {
   SessionConfig config;
   config.connect.url = url;
   config.connect.session = session;
@@ -55,6 +55,7 @@ void session_connect(const py::object& core, const std::string& url, const std::
   config.connect.tls_certificate = tls_certificate;
   config.connect.tls_key = tls_key;
   config.connect.tls_name = tls_name;
+  config.resend_on_gap = resend_on_gap;
   config.suspect_after_ns = suspect_after_ns;
   config.dead_after_ns = dead_after_ns;
   auto state = std::make_unique<SessionState>();
@@ -194,7 +195,9 @@ bool session_close(const py::object& core, std::uint64_t timeout_ns) {
   return confirmed;
 }
 
-void session_reconnect(const py::object& core, std::uint64_t timeout_ns) {
+/// Runs `question` of the session with the GIL released.
+template <class Question>
+auto asked(const py::object& core, Question question) {
   SessionState& state = state_of(core);
   state.busy = true;
   struct Idle {
@@ -202,7 +205,37 @@ void session_reconnect(const py::object& core, std::uint64_t timeout_ns) {
     ~Idle() { busy = false; }
   } const idle{state.busy};
   const py::gil_scoped_release release;
-  state.session->reconnect(timeout_ns);
+  return question(*state.session);
+}
+
+void session_reconnect(const py::object& core, std::uint64_t timeout_ns) {
+  asked(core, [&](Session& session) { session.reconnect(timeout_ns); });
+}
+
+py::bytes bytes_of(const std::vector<OrderFate>& fates) {
+  return {reinterpret_cast<const char*>(fates.data()), fates.size() * sizeof(OrderFate)};
+}
+
+py::bytes session_resolve(const py::object& core, std::uint64_t timeout_ns) {
+  return bytes_of(asked(core, [&](Session& session) { return session.resolve(timeout_ns); }));
+}
+
+py::bytes session_open_orders(const py::object& core, std::uint64_t timeout_ns) {
+  return bytes_of(asked(core, [&](Session& session) { return session.open_orders(timeout_ns); }));
+}
+
+std::vector<std::uint64_t> session_unknown(const py::object& core) {
+  return state_of(core).session->unknown_sequences();
+}
+
+py::tuple session_measure_clock(const py::object& core, std::uint64_t timeout_ns) {
+  const control::ClockOffset clock =
+      asked(core, [&](Session& session) { return session.measure_clock(timeout_ns); });
+  return py::make_tuple(clock.offset_ns, clock.bound_ns);
+}
+
+std::uint64_t session_kill(const py::object& core, std::uint64_t timeout_ns) {
+  return asked(core, [&](Session& session) { return session.kill(timeout_ns); });
 }
 
 monitor::Histogram session_latency(const py::object& core, bool reset) {
@@ -248,7 +281,8 @@ void bind_session(py::module_& m) {
         py::arg("next_report_sequence"), py::arg("undelivered_reports"),
         py::arg("connect_timeout_ns"), py::arg("send_timeout_ns"), py::arg("suspect_after_ns"),
         py::arg("dead_after_ns"), py::arg("huge_pages"), py::arg("session_key"), py::arg("tls_ca"),
-        py::arg("tls_certificate"), py::arg("tls_key"), py::arg("tls_name"));
+        py::arg("tls_certificate"), py::arg("tls_key"), py::arg("tls_name"),
+        py::arg("resend_on_gap"));
   m.def("session_status", &session_status, py::arg("core"));
   m.def("session_events", &session_events, py::arg("core"));
   m.def("session_positions", &session_positions, py::arg("core"));
@@ -257,6 +291,11 @@ void bind_session(py::module_& m) {
   m.def("session_wait_readable", &session_wait_readable, py::arg("core"), py::arg("timeout_ns"));
   m.def("session_close", &session_close, py::arg("core"), py::arg("timeout_ns"));
   m.def("session_reconnect", &session_reconnect, py::arg("core"), py::arg("timeout_ns"));
+  m.def("session_resolve", &session_resolve, py::arg("core"), py::arg("timeout_ns"));
+  m.def("session_open_orders", &session_open_orders, py::arg("core"), py::arg("timeout_ns"));
+  m.def("session_unknown", &session_unknown, py::arg("core"));
+  m.def("session_measure_clock", &session_measure_clock, py::arg("core"), py::arg("timeout_ns"));
+  m.def("session_kill", &session_kill, py::arg("core"), py::arg("timeout_ns"));
   m.def("session_latency", &session_latency, py::arg("core"), py::arg("reset"));
   m.def("session_next_sequence",
         [](const py::object& core) { return state_of(core).session->next_sequence(); });

@@ -73,6 +73,13 @@ class GatewayConfig:
     instruments: tuple[tuple[int, int], ...] | None = _key(checks.instruments, None)
     #: Largest quantity of one order, in the instrument's smallest unit. Unset: no limit.
     max_quantity: int | None = _key(checks.integer(1, checks.QUANTITY_MAX), None)
+    #: New orders and replaces a session may send a second. Unset: no limit. Those above it are
+    #: refused (throttled); cancels never are.
+    max_orders_per_s: int | None = _key(checks.integer(1, 1_000_000_000), None)
+    #: Orders that a session may send at once after a pause. Unset: a tenth of a second's.
+    orders_burst: int | None = _key(checks.integer(1, 1_000_000_000), None)
+    #: So many orders refused for their rate within a second end the link. Unset: never.
+    throttle_disconnect: int | None = _key(checks.integer(1, 1 << 40), None)
     #: Slots at the end of each order ring that only cancels may use.
     cancel_reserve: int = _key(checks.integer(0, protocol.SLOT_COUNT_MAX // 2), 16)
     #: Slots of each order ring, a power of two. Unset: what the strategy asks for.
@@ -94,6 +101,15 @@ class GatewayConfig:
     allowed_uids: tuple[int, ...] | None = _key(checks.uids, None)
     #: Huge pages for the order windows: never, where there are some, or not without.
     huge_pages: str = _key(checks.one_of("off", "try", "require"), "try")
+    #: When a session's live orders are cancelled because its link ended: never, on "logout"
+    #: (Terminate), on "disconnect" (the strategy or its host is gone), or "both".
+    cancel_on: str = _key(checks.one_of(*checks.CANCEL_ON), "never")
+    #: Time that a session has to come back before they are, in milliseconds.
+    cancel_grace_ms: int = _key(checks.integer(0, 3_600_000), 1000)
+    #: The same by session: (cancel_on, cancel_grace_ms). In a file: [sessions.NAME].
+    session_cancel: Mapping[str, tuple[str, int]] = dataclasses.field(
+        default_factory=dict, metadata={"check": checks.session_cancel}
+    )
     #: ClOrdIDs the venue handler remembers.
     venue_max_orders: int = _key(checks.integer(1, 1 << 30), 1 << 20)
 
@@ -159,6 +175,10 @@ class GatewayConfig:
         """Key of a session, None if it has none."""
         return self.session_keys.get(session)
 
+    def cancel_of(self, session: str) -> tuple[str, int]:
+        """When a session's orders are cancelled, and its grace time in milliseconds."""
+        return self.session_cancel.get(session, (self.cancel_on, self.cancel_grace_ms))
+
     @property
     def listen_path(self) -> str | None:
         """Path of the first Unix socket, None if there is none."""
@@ -194,10 +214,14 @@ class GatewayConfig:
                     "session_keys: keys stand in tables of their own; write "
                     '[sessions.NAME] and under it key = "..."'
                 )
-            keys = _keys_of(document.get("sessions", {}))
+            tables = document.get("sessions", {})
+            keys = _keys_of(tables)
+            cancel = _cancel_of(tables, table)
             if keys and Path(path).stat().st_mode & 0o077:
                 _log.warning("%s holds session keys and others may read it: chmod 600", path)
-            return cls.from_mapping({**table, "session_keys": keys} if keys else table)
+            extra: dict[str, Any] = {"session_keys": keys, "session_cancel": cancel}
+            given = {name: value for name, value in extra.items() if value}
+            return cls.from_mapping({**table, **given})
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
@@ -212,6 +236,7 @@ class GatewayConfig:
             raise ConfigError(f"command line: {error}") from None
 
 
+_SESSION_KEYS: Final = frozenset({"key", "cancel_on", "cancel_grace_ms"})
 _FIELD_NAMES: Final = tuple(entry.name for entry in dataclasses.fields(GatewayConfig))
 
 
@@ -221,16 +246,33 @@ def _keys_of(tables: Any) -> dict[str, bytes]:
         raise ConfigError("sessions: is not a table; write [sessions.NAME]")
     keys = {}
     for name, table in tables.items():
-        if not isinstance(table, dict) or set(table) != {"key"}:
+        if not isinstance(table, dict) or not table or set(table) - _SESSION_KEYS:
             raise ConfigError(
-                f'[sessions.{name}]: holds something else than key = "..."; a name with a dot goes '
-                'into quotes: [sessions."a.b"]'
+                f'[sessions.{name}]: holds something else than key = "...", cancel_on and '
+                'cancel_grace_ms; a name with a dot goes into quotes: [sessions."a.b"]'
             )
+        if "key" not in table:
+            continue
         try:
             keys[name] = checks.session_key(table["key"])
         except ValueError as error:
             raise ConfigError(f"[sessions.{name}] key: {error}") from None
     return keys
+
+
+def _cancel_of(tables: Any, defaults: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """What the tables [sessions.NAME] say of cancels; what one leaves out is the gateway's."""
+    cancel = {}
+    for name, table in tables.items():
+        if "cancel_on" in table or "cancel_grace_ms" in table:
+            cancel[name] = (
+                table.get("cancel_on", defaults.get("cancel_on", GatewayConfig.cancel_on)),
+                table.get(
+                    "cancel_grace_ms",
+                    defaults.get("cancel_grace_ms", GatewayConfig.cancel_grace_ms),
+                ),
+            )
+    return cancel
 
 
 def _shown(value: Any) -> str:

@@ -10,11 +10,13 @@ from rdmaorder.gateway.authenticate import KEY_MIN_BYTES
 from rdmaorder.gateway.protocol import SLOT_COUNT_MAX, SLOT_COUNT_MIN, is_session_name
 
 __all__ = [
+    "CANCEL_ON",
     "QUANTITY_MAX",
     "Check",
     "instruments",
     "integer",
     "one_of",
+    "session_cancel",
     "session_key",
     "session_keys",
     "sessions",
@@ -26,6 +28,7 @@ __all__ = [
 
 _U32_MAX = (1 << 32) - 1
 QUANTITY_MAX = (1 << 63) - 1
+CANCEL_ON = ("never", "logout", "disconnect", "both")
 
 
 Check = Callable[[Any], Any]
@@ -145,6 +148,21 @@ def session_keys(value: Any) -> Mapping[str, bytes]:
             raise ValueError(f"holds {name!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
         keys[name] = session_key(key)
     return keys
+
+
+def session_cancel(value: Any) -> dict[str, tuple[str, int]]:
+    if not isinstance(value, Mapping):
+        raise ValueError('is no mapping; write {"alpha": ("disconnect", 1000)}')
+    kept = {}
+    for name, given in value.items():
+        if not isinstance(given, (list, tuple)) or len(given) != 2:
+            raise ValueError(f'holds {given!r} for {name!r}; write ("disconnect", 1000)')
+        try:
+            cancel_on = one_of(*CANCEL_ON)(given[0])
+            kept[name] = (cancel_on, integer(0, 3_600_000)(given[1]))
+        except ValueError as error:
+            raise ValueError(f"holds {given!r} for {name!r}, which {error}") from None
+    return kept
 
 
 def session_key(value: Any) -> bytes:

@@ -16,7 +16,7 @@ from rdmaorder import _core
 from rdmaorder.errors import ConfigError
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.server import ControlServer
-from rdmaorder.messages import Reason, Records
+from rdmaorder.messages import MassCancelScope, Reason, Records
 
 __all__ = ["Gateway", "PythonHandler"]
 
@@ -31,6 +31,9 @@ class PythonHandler(Protocol):
 
     An optional method ``on_idle() -> Records | None`` is called about every millisecond in which no
     order came, for reports that answer no order just received (fills).
+
+    A mass cancel with sequence 0 comes from the gateway itself (cancel on disconnect, kill switch):
+    cancel what its scope names and report each order; the request needs no answer.
 
     An optional method ``recover(orders: Records) -> Records | None`` is called once when the
     gateway starts on a journal, with the orders in doubt: handed to the handler by an earlier run
@@ -157,6 +160,54 @@ class Gateway:
         """Takes new orders again."""
         self._core.resume()
 
+    def kill(self, session: str | None = None) -> dict[str, int]:
+        """Kill switch: fences the link of ``session`` (None: of every session), takes no new one
+        until :meth:`release`, and cancels its orders with Reason.KILL. Gives the number of
+        ``sessions`` and of orders ``canceled``, and the longest ``fence_ns``."""
+        total = {"sessions": 0, "canceled": 0, "fence_ns": 0}
+        for each in self._chosen(session):
+            done = self._core.kill(each["session_index"])
+            total["sessions"] += 1
+            total["canceled"] += done["canceled"]
+            total["fence_ns"] = max(total["fence_ns"], done["fence_ns"])
+            if self._loop is not None and self._server is not None and each["epoch"]:
+                self._loop.call_soon_threadsafe(
+                    self._server.end_link,
+                    each["session_index"],
+                    each["epoch"],
+                    "killed by the operator",
+                )
+        return total
+
+    def release(self, session: str | None = None) -> None:
+        """Lets ``session`` (None: every session) have links again after a kill."""
+        for each in self._chosen(session):
+            self._core.release(each["session_index"])
+
+    def cancel_orders(
+        self,
+        session: str,
+        *,
+        scope: MassCancelScope = MassCancelScope.SESSION,
+        instrument: int = 0,
+        side: int = 0,
+        account: int = 0,
+        reason: Reason = Reason.MASS_CANCEL,
+    ) -> int:
+        """Cancels live orders of a session on the operator's behalf. Returns how many."""
+        count = 0
+        for each in self._chosen(session):
+            count += self._core.cancel_orders(
+                each["session_index"], int(scope), instrument, side, account, int(reason)
+            )
+        return count
+
+    def _chosen(self, session: str | None) -> list[dict[str, Any]]:
+        chosen = [each for each in self._core.sessions() if session in (None, each["name"])]
+        if session is not None and not chosen:
+            raise ConfigError(f"there is no session {session!r} here")
+        return chosen
+
     def sessions(self) -> list[dict[str, Any]]:
         """Every session this gateway knows: name, index, live, positions, failure."""
         return self._core.sessions()
@@ -242,6 +293,11 @@ def _core_settings(config: GatewayConfig, counters_path: str) -> dict[str, Any]:
     }
     if config.instruments == ():
         raise ConfigError("[gateway] instruments = []: no instrument could be traded; leave it out")
+    if config.max_orders_per_s is not None:
+        settings["max_orders_per_s"] = config.max_orders_per_s
+        settings["orders_burst"] = config.orders_burst or max(1, config.max_orders_per_s // 10)
+    if config.throttle_disconnect is not None:
+        settings["throttle_disconnect"] = config.throttle_disconnect
     if config.journal is not None:
         settings["journal"] = config.journal
     if config.cpu is not None:

@@ -15,6 +15,7 @@ from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, Refuse
 from rdmaorder.gateway import authenticate, protocol
 from rdmaorder.gateway.channel import Channel, Frame
 from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.operations import OPERATOR_REQUESTS, OperatorRequestError
 from rdmaorder.gateway.protocol import (
     Authenticate,
     Endpoint,
@@ -147,6 +148,8 @@ class Handshake:
     async def negotiate(self, channel: Channel, deadline_s: float) -> tuple[Session, int]:
         """Reads Negotiate and answers it. Returns the session and its index in the core."""
         message = await self._receive_plain(channel, deadline_s, "Negotiate")
+        if channel.transport == "shm" and message.get("type") in OPERATOR_REQUESTS:
+            raise OperatorRequestError(message)
         asked = Negotiate.from_message(message, self._version, channel.transport)
         self._check_known(asked.session)
         proof = await self._authenticate(channel, asked.session, deadline_s)

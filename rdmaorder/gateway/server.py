@@ -22,6 +22,7 @@ from rdmaorder.gateway.channel import Channel, PeerGoneError, PeerTooSlowError
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.handshake import ControlCore, Handshake, Link
 from rdmaorder.gateway.listener import Listener, open_listeners
+from rdmaorder.gateway.operations import Operations, OperatorRequestError
 from rdmaorder.gateway.protocol import ProtocolError, Terminate
 from rdmaorder.gateway.tcp_socket import NotTlsError, TlsFailedError
 
@@ -51,8 +52,9 @@ class ControlServer:
 
     ``counters`` (name to count) tells how connections went: ``connections``, ``established``,
     ``refused.<code>``, ``looked`` (closed without a byte), ``abandoned``, ``timed_out``,
-    ``evicted``, ``terminated``, ``lost`` (end of file on a live link), ``violated``, ``shut_down``,
-    ``failed_links`` (given up by the core), ``tls_failed`` (a TLS handshake that came to nothing),
+    ``evicted``, ``operated`` (requests of an operator), ``terminated``, ``lost`` (end of file on a
+    live link), ``violated``, ``shut_down``, ``failed_links`` (given up by the core), ``tls_failed``
+    (a TLS handshake that came to nothing),
     ``failed`` (an error of the gateway's own).
     """
 
@@ -68,6 +70,7 @@ class ControlServer:
         version_file = Path(__file__).parents[1] / "VERSION"
         self._version = version_file.read_text(encoding="ascii").strip()
         self._handshake = Handshake(core, config, self._version)
+        self._operations = Operations(core, config, self.end_link)
         self._half_open: dict[Channel, float] = {}
         self._live: dict[Channel, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,6 +89,7 @@ class ControlServer:
         self._listeners = open_listeners(self._config, self._allowed_uids)
         self.urls = tuple(listener.url for listener in self._listeners)
         self._resume_accepting()
+        await self._operations.gateway_started()
 
     async def serve(self) -> None:
         """Starts unless started, then returns when close() is done."""
@@ -104,6 +108,7 @@ class ControlServer:
             while self._tasks:
                 await asyncio.wait(self._tasks)
             self._handshake.close()
+            self._operations.close()
             self._closed.set()
         await self._closed.wait()
 
@@ -189,6 +194,7 @@ class ControlServer:
             if link is not None:
                 channel.forget_interrupt()  # a late eviction; a shutdown is seen below
                 self._live[channel] = link
+                self._operations.link_began(link.session.name)
                 self._end_half_open(channel)
                 await self._watch(channel, link)
         except Exception:
@@ -219,6 +225,8 @@ class ControlServer:
             self.counters["established"] += 1
             _log.info("control: %s: session %s established", channel.peer, session.name)
             return link
+        except OperatorRequestError as request:
+            await self._operate(channel, request.message)
         except ProtocolError as error:
             await self._refuse(channel, step, error.code, str(error), link)
         except _ShuttingDownError as error:
@@ -241,6 +249,20 @@ class ControlServer:
                 self.counters["abandoned"] += 1
                 _log.warning("control: %s: abandoned at %s: %s", channel.peer, step, error)
         return None
+
+    async def _operate(self, channel: Channel, message: dict[str, Any]) -> None:
+        """Only the gateway's own user and root are operators, whoever may connect."""
+        if channel.peer_uid not in (os.geteuid(), 0):
+            text = f"uid {channel.peer_uid} is no operator here"
+            await self._refuse(channel, "Negotiate", "Credentials", text)
+            return
+        self.counters["operated"] += 1
+        _log.warning("control: %s: %s %r", channel.peer, message["type"], message.get("session"))
+        try:
+            answer = await self._operations.operate(message)
+        except ProtocolError as error:
+            answer = {"type": "Refused", "code": error.code, "text": str(error)}
+        await self._try_send(channel, answer)
 
     async def _refuse(
         self, channel: Channel, step: str, code: str, text: str, link: Link | None = None
@@ -275,11 +297,14 @@ class ControlServer:
     async def _watch(self, channel: Channel, link: Link) -> None:
         """Returns when the link has ended and the peer, if it is there, was told."""
         name, drain, code, text = link.session.name, True, "Finished", ""
+        ended = "disconnect"
         try:
-            await self._await_end(channel)
+            await self._await_end(channel, link)
+            ended = "logout"
             self.counters["terminated"] += 1
         except _ShuttingDownError as error:
             drain, code, text = self._drain, "GatewayShutdown", str(error)
+            ended = "shutdown"
             self.counters["shut_down"] += 1
         except _LinkFailedError as error:
             drain, code, text = False, "LinkFailed", str(error)
@@ -294,11 +319,13 @@ class ControlServer:
             _log.warning("control: %s: session %s lost: %s", channel.peer, name, error)
         last = await self._handshake.detach(link, drain)
         link.session.free()
+        self._operations.link_ended(name, link.session_index, ended)
         text = text[: protocol.MAX_TEXT_CHARS]
         await self._try_send(channel, Terminate(code, last, text).as_message())
 
-    async def _await_end(self, channel: Channel) -> None:
-        """Returns after a Terminate. A second Establish is refused once and changes nothing."""
+    async def _await_end(self, channel: Channel, link: Link) -> None:
+        """Returns after a Terminate. Questions are answered meanwhile. A second Establish is
+        refused once and changes nothing."""
         told = False
         while not self._closing:
             frame = await channel.receive(None)
@@ -308,6 +335,12 @@ class ControlServer:
             if kind == "Terminate":
                 Terminate.from_message(message)
                 return
+            answer = await self._operations.answer(link.session_index, message)
+            if answer is not None:
+                await channel.send(protocol.encode_frame(answer))
+                if answer["type"] == "Killed":
+                    raise _LinkFailedError("killed by the strategy")
+                continue
             if kind != "Establish" or told:
                 raise ProtocolError("BadRequest", f"{kind[:40]!r} on an established link")
             told = True

@@ -26,7 +26,7 @@ COUNT_MAX: Final = 1 << 20
 HEADER: Final = struct.Struct("<8sIIQQQQ80s")
 
 #: Names whose value is a level or a maximum; a rate of it would mean nothing.
-GAUGES: Final = frozenset({"max_window_ns", "ring_high_water"})
+GAUGES: Final = frozenset({"last_fence_ns", "max_fence_ns", "max_window_ns", "ring_high_water"})
 
 _NAME: Final = re.compile(r"([A-Za-z0-9_]+)(?:\{([A-Za-z0-9_]+)=([A-Za-z0-9_.:-]+)\})?")
 

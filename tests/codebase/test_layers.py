@@ -35,6 +35,7 @@ TOP_HEADERS = {
     **{layer: layer for layer in ("control", "gateway", "journal", "monitor", "session")},
     "handler": "gateway",
     "journal_reader": "journal",
+    "order_fate": "wire",
     "recovery": "gateway",
     "journal_marks": "gateway",
     "link": "link",

@@ -38,8 +38,14 @@ handshake_timeout_ms = 250
 allowed_uids = [1000, 0, 1000]
 huge_pages = "require"
 venue_max_orders = 4096
+max_orders_per_s = 1000
+orders_burst = 10
+throttle_disconnect = 500
+cancel_on = "both"
+cancel_grace_ms = 0
 
 [sessions.alpha]
+cancel_on = "logout"
 key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
 """
 
@@ -67,6 +73,8 @@ def test_a_file_with_every_key_is_read(tmp_path: Path) -> None:
     assert remote.options == {"device": "rxe0", "gid_index": 1, "mtu": 1024}
     assert config.key_of("alpha") == bytes(range(32))
     assert config.key_of("beta") is None
+    assert config.cancel_of("alpha") == ("logout", 0)
+    assert config.cancel_of("beta") == ("both", 0)
     assert config.sessions == ("alpha", "beta")
     assert config.instruments == ((7, 7), (100, 251))
     assert config.allowed_uids == (0, 1000)

@@ -18,9 +18,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "rdmaorder/memory/unique_fd.hpp"
 #include "rdmaorder/memory/window.hpp"
+#include "rdmaorder/order_fate.hpp"
 #include "rdmaorder/ring/geometry.hpp"
 
 namespace rdmaorder::control {
@@ -149,8 +151,34 @@ class Connection {
   /// *confirmed.
   virtual bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                          std::uint64_t* confirmed) noexcept = 0;
+  /// Sends a request and waits for its answer: the body of the next frame. Throws Error: kTimeout,
+  /// kSystem, kHandshake (closed).
+  virtual std::string ask(const std::string& frame, std::uint64_t timeout_ns) = 0;
   [[nodiscard]] virtual int fd() const noexcept = 0;
 };
+
+/// The gateway's clock as seen from here, CLOCK_REALTIME against CLOCK_REALTIME.
+struct ClockOffset {
+  std::int64_t offset_ns = 0;  ///< gateway minus strategy
+  std::uint64_t bound_ns = 0;  ///< the true offset is within offset_ns +- bound_ns
+};
+/// Measures it over the control connection: the best of a few questions, the bound half its round
+/// trip. Throws as Connection::ask.
+ClockOffset measure_clock(Connection& connection, std::uint64_t timeout_ns);
+
+/// What the gateway's journal knows of a session's orders, over the control connection.
+enum class Inquiry : std::uint8_t { kFates, kOpenOrders };
+struct Resolved {
+  std::vector<OrderFate> fates;
+  std::uint64_t next_order_sequence = 1;  ///< of the gateway
+};
+/// kFates: one a sequence of [from, from + count). kOpenOrders: those from sequence `from` on.
+/// At most 1000 at a time. Throws as Connection::ask, and kRefused (no journal).
+Resolved resolve(Connection& connection, Inquiry inquiry, std::uint64_t from, std::uint32_t count,
+                 std::uint64_t timeout_ns);
+/// Asks the gateway to kill this session: fence, cancel, refuse links until an operator releases
+/// it. Returns the number of orders cancelled. Throws as Connection::ask.
+std::uint64_t kill(Connection& connection, std::uint64_t timeout_ns);
 
 /// Everything a link needs, as agreed. shm: both windows are mapped. rdma: `order_window` is empty
 /// and the LinkMaker was given what takes its place.

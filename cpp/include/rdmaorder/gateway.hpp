@@ -23,6 +23,7 @@
 #include "rdmaorder/link.hpp"
 #include "rdmaorder/memory/window.hpp"
 #include "rdmaorder/monitor.hpp"
+#include "rdmaorder/order_fate.hpp"
 #include "rdmaorder/recovery.hpp"
 
 namespace rdmaorder {
@@ -33,6 +34,15 @@ struct GuardConfig {
   std::vector<std::pair<std::uint32_t, std::uint32_t>> instruments;
   std::int64_t max_quantity = INT64_MAX;
   static constexpr std::uint32_t kInstrumentIdMax = (1U << 24) - 1;
+};
+
+/// Rate limit of each session, for new orders and replaces; cancels are never throttled. Where it
+/// is not set it costs nothing.
+struct ThrottleConfig {
+  std::uint64_t orders_per_s = 0;  ///< 0: no limit
+  std::uint64_t burst_count = 1;   ///< orders taken at once after a pause
+  /// So many orders refused (kThrottled) within a second end the session's link; 0: never.
+  std::uint64_t disconnect_count = 0;
 };
 
 /// What the receiver does in passes that found nothing.
@@ -55,6 +65,7 @@ struct GatewayConfig {
   int cpu = -1;               ///< pin the receiver thread; -1: do not
   std::string counters_path;  ///< empty: not shared
   GuardConfig guard;
+  ThrottleConfig throttle;
 };
 
 /// What a session asks for at Negotiate.
@@ -111,12 +122,18 @@ struct SessionView {
   std::string name;
   std::uint32_t session_index = 0;
   bool live = false;
+  bool killed = false;
   std::uint64_t epoch = 0;
   std::uint64_t next_order_sequence = 1;
   std::uint64_t next_report_sequence = 1;
   std::uint64_t rejected_count = 0;
   std::uint64_t backlog_count = 0;
   std::string failure;  ///< why the last link ended by itself, empty if it did not
+};
+
+struct KillResult {
+  std::uint64_t canceled_count = 0;
+  std::uint64_t fence_ns = 0;  ///< from the call to the moment the old link can write no more
 };
 
 /// Thread-safe where the methods say so.
@@ -159,6 +176,26 @@ class Gateway {
   /// Ends the link of that epoch, held or live. `drain`: first takes every order already in its
   /// ring. A link that is gone already is no error.
   DetachResult detach(std::uint32_t session_index, std::uint64_t epoch, bool drain);
+  /// What became of the orders [from, from + count) of a session, out of the journal; `count` at
+  /// most kFatesMax. Throws Error(kRefused) without a journal or for an unknown session.
+  std::vector<OrderFate> fates(std::uint32_t session_index, std::uint64_t from,
+                               std::uint32_t count);
+  /// The session's open orders and unanswered requests from sequence `from` on, at most `count`.
+  /// Reads the journal from its beginning.
+  std::vector<OrderFate> open_orders(std::uint32_t session_index, std::uint64_t from,
+                                     std::uint32_t count);
+  static constexpr std::uint32_t kFatesMax = 1000;
+
+  /// Cancels live orders of a session: the handler is given a MassCancel with sequence 0 that no
+  /// strategy sent. Its reports say `why` in place of kMassCancel; the strategy gets them (on its
+  /// next link, if it has none) and an event kCanceled. Returns how many orders were cancelled.
+  std::uint64_t cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
+                              Reason why);
+  /// Kill switch: the session's link is fenced at once, links are refused from now on, its orders
+  /// are cancelled with kKill. Idempotent.
+  KillResult kill(std::uint32_t session_index);
+  /// Links are allowed again.
+  void release(std::uint32_t session_index);
   /// Sessions now, any thread.
   std::vector<SessionView> sessions();
   /// Refuses new orders (cancels pass) until resumed. Any thread.
@@ -195,6 +232,8 @@ class Gateway {
  private:
   class Receiver;
   class Replay;
+  std::uint64_t fence(std::uint32_t session_index, std::unique_ptr<Link> link,
+                      memory::Window window, std::uint64_t since_ns);
   GatewayConfig config_;
   std::unique_ptr<Receiver> receiver_;
   std::unique_ptr<Replay> replay_;

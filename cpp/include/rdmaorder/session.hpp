@@ -31,6 +31,10 @@ struct SessionConfig {
   std::uint64_t suspect_after_ns = 20'000'000;  ///< no heartbeat for this long: SUSPECT
   std::uint64_t dead_after_ns = 2'000'000'000;  ///< … for this long: DEAD
   std::uint64_t torn_timeout_ns = 100'000'000;  ///< a report slot torn for this long: DEAD
+  /// What reconnect() does about messages that were written and never applied: false tells
+  /// (kNotApplied), true also sends them again, marked kFlagPossResend, under new sequences and
+  /// with the staleness limit they had. A copy of each message is kept for that.
+  bool resend_on_gap = false;
 };
 
 struct SessionCounts {
@@ -104,6 +108,23 @@ class Session {
   /// every sequence sent. Idempotent.
   bool close(std::uint64_t timeout_ns) noexcept;
 
+  // --- after a failure
+  /// Sequences sent over this object's links that have no report and no fate yet, ascending; of the
+  /// last kStampCount at most.
+  [[nodiscard]] std::vector<std::uint64_t> unknown_sequences() const;
+  /// The fate of each of them out of the gateway's journal; those that are final are unknown no
+  /// longer. Needs a live link with a gateway that has a journal. Throws Error.
+  std::vector<OrderFate> resolve(std::uint64_t timeout_ns);
+  /// The session's open orders and unanswered requests, as the gateway's journal has them, whoever
+  /// sent them. Throws Error.
+  std::vector<OrderFate> open_orders(std::uint64_t timeout_ns);
+  /// Measures the gateway's clock against this one's. Throws Error.
+  control::ClockOffset measure_clock(std::uint64_t timeout_ns);
+  /// Kill switch of the strategy itself: the gateway cancels every order of the session, fences
+  /// this link and refuses others until an operator releases the session. Returns how many orders
+  /// were cancelled. Throws Error.
+  std::uint64_t kill(std::uint64_t timeout_ns);
+
   // --- facts
   // ---------------------------------------------------------------------------------------
   [[nodiscard]] LinkState state() const noexcept { return state_; }
@@ -167,6 +188,7 @@ class Session {
     *sequence = link_.writer().next_sequence() - 1;
     stamps_[*sequence & (kStampCount - 1)] = now;
     ++counts_.sent;
+    if (RDMAORDER_UNLIKELY(!history_.empty())) keep(*sequence, slot_words, 1);
     return Status::kOk;
   }
   /// Cancels pass a halted or throttled gateway; nothing passes a link that is not LIVE.
@@ -182,6 +204,14 @@ class Session {
   void judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept;
   void ask_socket() noexcept;
   void fail(LinkState state, const std::string& cause) noexcept;
+  void keep(std::uint64_t sequence, const std::uint64_t* slots, std::uint32_t count) noexcept;
+  /// Where in history_ the message of a sequence is; its capacity is a power of two.
+  [[nodiscard]] std::size_t history_place(std::uint64_t sequence) const noexcept {
+    const std::size_t slot_words = slot_bytes_ / 8;
+    return ((sequence - 1) & (history_.size() / slot_words - 1)) * slot_words;
+  }
+  void resend(std::uint64_t from_sequence, std::uint64_t count) noexcept;
+  [[nodiscard]] control::Connection& connection();
   void end_link() noexcept;
   void begin_link(control::Established established,
                   std::unique_ptr<transport::Transport> transport);
@@ -214,6 +244,9 @@ class Session {
   std::uint64_t peer_heartbeat_ = 0;
   std::uint64_t last_alive_ticks_ = 0;
   std::uint64_t torn_since_ticks_ = 0;
+  /// The last messages sent, by slot of the order ring; empty unless resend_on_gap. What a gateway
+  /// has not applied is at most one ring.
+  std::vector<std::uint64_t> history_;
   std::vector<wire::SessionEvent> events_;
   std::size_t event_head_ = 0;
   std::size_t event_count_ = 0;

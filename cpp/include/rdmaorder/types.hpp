@@ -99,6 +99,7 @@ enum class SessionEventKind : std::uint8_t {
   kSuspect = 65,
   kLive = 66,  ///< heartbeats again after kSuspect
   kDead = 67,
+  kResent = 68,  ///< what kNotApplied just told was sent again, in its order, from from_sequence on
 };
 
 /// flags of order messages and reports

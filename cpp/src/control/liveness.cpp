@@ -4,6 +4,7 @@
 // to be kept beside the descriptor and a gateway that sends byte by byte does no harm.
 #include "control/liveness.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -13,6 +14,7 @@
 
 #include "control/channel.hpp"
 #include "control/message.hpp"
+#include "rdmaorder/error.hpp"
 
 namespace rdmaorder::control {
 namespace {
@@ -72,6 +74,14 @@ class PlainConnection final : public Connection {
   bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                  std::uint64_t* confirmed) noexcept override {
     return control::terminate(socket_.get(), last_order_sequence, timeout_ns, confirmed);
+  }
+  std::string ask(const std::string& frame, std::uint64_t timeout_ns) override {
+    memory::UniqueFd again(::fcntl(socket_.get(), F_DUPFD_CLOEXEC, 0));
+    if (!again) throw_errno("duplicate", "the control connection", errno);
+    const std::unique_ptr<Channel> channel = make_plain_channel(std::move(again), "gateway");
+    const Deadline deadline(timeout_ns);
+    channel->send(frame, -1, deadline);
+    return channel->receive(deadline).body;
   }
   int fd() const noexcept override { return socket_.get(); }
 

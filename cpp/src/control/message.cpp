@@ -157,9 +157,20 @@ std::string MessageWriter::frame() const {
   return frame;
 }
 
-Message Message::parse(std::string_view body) {
+Message Message::parse(std::string_view body) { return parse_limited(body, kMaxBinaryBytes); }
+
+Message Message::parse_long(std::string_view body) { return parse_limited(body, kMaxFrameBytes); }
+
+const std::string& Message::bytes(const std::string& key) const {
+  const auto found = binaries_.find(key);
+  if (found == binaries_.end()) bad("key '" + key + "' is missing or not a binary");
+  return found->second;
+}
+
+Message Message::parse_limited(std::string_view body, std::size_t max_binary_bytes) {
   // Arrays and extensions occur in no message.
-  const msgpack::unpack_limit limit(0, kMaxMapKeys, kMaxStringBytes, kMaxBinaryBytes, 0, kMaxDepth);
+  const msgpack::unpack_limit limit(0, kMaxMapKeys, kMaxStringBytes, max_binary_bytes, 0,
+                                    kMaxDepth);
   msgpack::object_handle handle;
   std::size_t end = 0;
   try {

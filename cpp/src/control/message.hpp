@@ -52,6 +52,8 @@ class Message {
  public:
   /// Throws Error(kHandshake) unless `body` is exactly one map within the limits.
   static Message parse(std::string_view body);
+  /// The same for an answer whose binaries may be as long as a frame.
+  static Message parse_long(std::string_view body);
 
   [[nodiscard]] const std::string& type() const noexcept { return type_; }
   [[nodiscard]] std::uint64_t number(const std::string& key, std::uint64_t low,
@@ -63,6 +65,8 @@ class Message {
   [[nodiscard]] std::string text(const std::string& key) const;
   /// Exactly `count` bytes.
   [[nodiscard]] std::string binary(const std::string& key, std::size_t count) const;
+  /// As long as it is.
+  [[nodiscard]] const std::string& bytes(const std::string& key) const;
   struct Window {
     ring::Geometry geometry;
     std::uint64_t bytes = 0;
@@ -75,6 +79,7 @@ class Message {
   [[nodiscard]] Endpoint endpoint() const;
 
  private:
+  static Message parse_limited(std::string_view body, std::size_t max_binary_bytes);
   using Numbers = std::map<std::string, std::uint64_t>;
   using Binaries = std::map<std::string, std::string>;
   struct Inner {

@@ -21,6 +21,7 @@ class TlsConnection final : public Connection {
   PeerCheck check(std::string* text) noexcept override { return tell(look(), text); }
   bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                  std::uint64_t* confirmed) noexcept override;
+  std::string ask(const std::string& frame, std::uint64_t timeout_ns) override;
   int fd() const noexcept override { return stream_->fd(); }
 
  private:
@@ -84,6 +85,7 @@ class TlsChannel final : public Channel {
   }
   const std::string& peer() const noexcept override { return peer_; }
   std::string binding() const override { return stream_->binding(); }
+  std::unique_ptr<TlsStream> take_stream() { return std::move(stream_); }
   int fd() const noexcept override { return stream_->fd(); }
 
  private:
@@ -130,6 +132,18 @@ void TlsChannel::read_exactly(char* data, std::size_t bytes, const Deadline& dea
             "the connection was closed before the answer was complete; see the gateway's log");
     }
   }
+}
+
+std::string TlsConnection::ask(const std::string& frame, std::uint64_t timeout_ns) {
+  const Deadline deadline(timeout_ns);
+  TlsChannel channel(std::move(stream_), "gateway");
+  struct GiveBack {
+    std::unique_ptr<TlsStream>& stream;
+    TlsChannel& channel;
+    ~GiveBack() { stream = channel.take_stream(); }
+  } const give_back{stream_, channel};
+  channel.send(frame, -1, deadline);
+  return channel.receive(deadline).body;
 }
 
 }  // namespace

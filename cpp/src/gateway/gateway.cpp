@@ -55,6 +55,12 @@ void check(const GatewayConfig& config) {
     fail("the largest ring must be a power of two from 8 to 1048576 slots, not " +
          std::to_string(config.max_ring_slot_count));
   }
+  const ThrottleConfig& throttle = config.throttle;
+  if (throttle.orders_per_s > 1'000'000'000 || throttle.burst_count == 0 ||
+      throttle.burst_count > 1'000'000'000) {
+    fail("a throttle takes 1 to 1000000000 orders a second, with a burst of as many at most, not " +
+         std::to_string(throttle.orders_per_s) + " with " + std::to_string(throttle.burst_count));
+  }
   if (config.cpu >= static_cast<int>(std::thread::hardware_concurrency())) {
     fail("cpu " + std::to_string(config.cpu) + " does not exist; this machine has " +
          std::to_string(std::thread::hardware_concurrency()));
@@ -128,6 +134,10 @@ AttachResult Gateway::attach(AttachRequest request) {
     if (session == nullptr) refuse("Unnegotiated", "no such session");
     if (session->link != nullptr || session->attaching) {
       refuse("AlreadyEstablished", "session " + session->request.name + " has a live link");
+    }
+    if (session->killed) {
+      refuse("SessionBlocked",
+             "session " + session->request.name + " was killed; an operator has to release it");
     }
     session->attaching = true;  // reports made from now on wait for the link
     old_window = std::move(session->window);
@@ -207,6 +217,8 @@ bool Gateway::activate(std::uint32_t session_index, std::uint64_t epoch, bool da
 DetachResult Gateway::detach(std::uint32_t session_index, std::uint64_t epoch, bool drain) {
   DetachResult result;
   std::unique_ptr<Link> link;  // destroyed here, outside the receiver's thread
+  memory::Window window;
+  std::uint64_t since_ns = 0;
   receiver_->call([&] {
     GatewaySession* session = receiver_->find(session_index);
     if (session == nullptr) return;
@@ -216,8 +228,11 @@ DetachResult Gateway::detach(std::uint32_t session_index, std::uint64_t epoch, b
       link = std::move(session->pending.link);
       receiver_->abandon(*session);
     }
+    if (link != nullptr) window = std::move(session->window);
+    since_ns = monotonic_ns();  // what was in the ring has been taken
     result = {session->next_order_sequence - 1, session->next_report_sequence - 1};
   });
+  if (link != nullptr) (void)fence(session_index, std::move(link), std::move(window), since_ns);
   return result;
 }
 
@@ -229,6 +244,7 @@ std::vector<SessionView> Gateway::sessions() {
       view.name = session->request.name;
       view.session_index = session->index;
       view.live = session->link != nullptr && session->failure.empty();
+      view.killed = session->killed;
       view.epoch = session->link != nullptr ? session->link->epoch() : 0;
       view.next_order_sequence = session->next_order_sequence;
       view.next_report_sequence = session->next_report_sequence;

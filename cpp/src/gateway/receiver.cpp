@@ -9,13 +9,17 @@
 
 namespace rdmaorder {
 
-RDMAORDER_ALWAYS_INLINE Reason Gateway::Receiver::admit(std::uint64_t header_word,
+RDMAORDER_ALWAYS_INLINE Reason Gateway::Receiver::admit(GatewaySession& session,
+                                                        std::uint64_t header_word,
                                                         const wire::OrderRecord& order) noexcept {
   constexpr std::uint64_t kTemplateMask = 0xFFFF0000;
   static_assert(offsetof(wire::MessageHeader, template_id) == 2);
   constexpr auto kHeader = std::bit_cast<std::uint64_t>(wire::header_of(wire::TemplateId{}));
   if ((header_word & ~kTemplateMask) != kHeader) return Reason::kUnknownTemplate;
-  if (RDMAORDER_UNLIKELY(halted_) && !wire::is_cancel(order.template_id)) return halt_reason_;
+  if (RDMAORDER_UNLIKELY(restricted_) && !wire::is_cancel(order.template_id)) {
+    const Reason reason = restriction(session);
+    if (reason != Reason::kNone) return reason;
+  }
   return guard_.check(order, [this] { return now_ns(); });
 }
 
@@ -57,7 +61,7 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t Gateway::Receiver::take_orders(GatewaySess
     session.next_order_sequence = sequence + 1;
     const std::uint64_t header_word = words[0];
     if (!kNarrow) std::memcpy(order, words, sizeof *order);
-    Reason reason = admit(header_word, *order);
+    Reason reason = admit(session, header_word, *order);
     if constexpr (kStamped) stamps_of(sequence).guarded = ticks();
     if (journal_ != nullptr && !journal_order<kNarrow>(session, words, sequence, reason) &&
         reason == Reason::kNone && !wire::is_cancel(order->template_id)) {

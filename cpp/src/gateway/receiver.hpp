@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "gateway/guard.hpp"
+#include "gateway/inquiry.hpp"
 #include "rdmaorder/gateway.hpp"
 
 namespace rdmaorder {
@@ -15,7 +16,8 @@ struct GatewaySession {
   std::uint32_t index = 0;
   bool opaque = false;  ///< a schema of the user's own
   bool attaching = false;
-  bool dirty = false;  ///< positions moved since the last status line
+  bool killed = false;  ///< no link until released
+  bool dirty = false;   ///< positions moved since the last status line
   /// Reports do not go straight to the ring: some wait in the backlog, or in the journal.
   bool queued = false;
   bool replaying = false;  ///< the journal holds what the ring has not yet; see replay.hpp
@@ -48,6 +50,11 @@ struct GatewaySession {
   std::uint64_t checkpoint_sequence = 0;
   std::uint64_t checkpoint_position = 0;
   std::uint64_t durable_sequence = 0;
+
+  // Throttle. An order conforms when it comes no earlier than its due time less the burst.
+  std::uint64_t due_ns = 0;
+  std::uint64_t throttled_since_ns = 0;  ///< begin of the second in which those were counted:
+  std::uint64_t throttled_count = 0;
 
   monitor::Counter applied_counter;
   monitor::Counter rejected_counter;
@@ -84,6 +91,14 @@ class Gateway::Receiver final : public ReportSink {
   /// Takes the link out of the loop and returns it, for destruction outside the receiver's thread.
   std::unique_ptr<Link> remove(GatewaySession& session, bool drain) noexcept;
   void set_halted(bool halted, Reason reason) noexcept;
+  /// Any thread. Throws Error(kRefused).
+  gateway::Inquiry inquire(std::uint32_t session_index, std::uint64_t from);
+  std::uint64_t cancel_orders(GatewaySession& session, const wire::MassCancel& scope,
+                              Reason why) noexcept;
+  /// A session event, journalled and sent like a report.
+  void tell(GatewaySession& session, SessionEventKind kind, Reason reason,
+            std::uint64_t count) noexcept;
+  void count_fence(std::uint32_t session_index, std::uint64_t fence_ns) noexcept;
   /// What a replay needs to know, and whether it is still wanted: false once the link of `epoch` is
   /// gone or has everything, and then it is over.
   struct ReplayState {
@@ -122,7 +137,8 @@ class Gateway::Receiver final : public ReportSink {
     monitor::Counter passes, idle_passes, heartbeat, orders_applied, orders_rejected, reports_sent,
         reports_backlogged, reports_undelivered, slots_torn, slots_stale, slots_repeated,
         slots_garbage, links_attached, links_detached, links_failed, journal_records,
-        journal_errors, unjournalled, max_window_ns, stalls, orders_in_doubt, reports_replayed;
+        journal_errors, unjournalled, max_window_ns, stalls, orders_in_doubt, reports_replayed,
+        last_fence_ns, max_fence_ns;
   };
 
   static constexpr std::uint64_t kNeverChanges = 0;  ///< what the watch of a failed link looks at
@@ -164,7 +180,10 @@ class Gateway::Receiver final : public ReportSink {
   template <bool kStamped>
   std::uint32_t take_wide_orders(GatewaySession& session, Status* status) noexcept;
   std::uint32_t take_opaque(GatewaySession& session, Status* status) noexcept;
-  Reason admit(std::uint64_t header_word, const wire::OrderRecord& order) noexcept;
+  Reason admit(GatewaySession& session, std::uint64_t header_word,
+               const wire::OrderRecord& order) noexcept;
+  Reason restriction(GatewaySession& session) noexcept;
+  void check_throttled(GatewaySession& session) noexcept;
   template <bool kNarrow>
   bool journal_order(GatewaySession& session, const AliasingWord* slot_words,
                      std::uint64_t sequence, Reason reason) noexcept;
@@ -200,6 +219,7 @@ class Gateway::Receiver final : public ReportSink {
   bool sync_each_batch_ = false;
   std::uint64_t pass_count_ = 0;
   std::uint64_t now_ns_ = 0;  ///< time of this pass, read when first needed
+  bool restricted_ = false;   ///< halted, or there is a rate limit: orders are looked at closer
   bool halted_ = false;
   Reason halt_reason_ = Reason::kNone;
   bool closing_ = false;

@@ -38,6 +38,7 @@ Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler
       counters_file_(monitor::CountersFile::create(
           config.counters_path, "gateway",
           kProcessCounterCount + kSessionCounterCount * config.max_session_count)) {
+  restricted_ = config.throttle.orders_per_s != 0;
   sync_each_batch_ = journal_ != nullptr && journal_->sync_policy() == journal::SyncPolicy::kBatch;
   const auto make = [this](const char* name) { return counters_file_->make(name); };
   counters_ = {make("passes"),
@@ -61,7 +62,9 @@ Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler
                make("max_window_ns"),
                make("stalls"),
                make("orders_in_doubt"),
-               make("reports_replayed")};
+               make("reports_replayed"),
+               make("last_fence_ns"),
+               make("max_fence_ns")};
   // Everything the loop pushes to is reserved here, so that it never allocates.
   watches_.reserve(config.max_session_count);
   watched_.reserve(config.max_session_count);
@@ -236,6 +239,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
 
 void Gateway::Receiver::set_halted(bool halted, Reason reason) noexcept {
   halted_ = halted;
+  restricted_ = halted || config_.throttle.orders_per_s != 0;
   halt_reason_ = !halted ? Reason::kNone : reason == Reason::kNone ? Reason::kHalted : reason;
   for (GatewaySession* session : watched_) publish(*session);
 }
@@ -345,6 +349,7 @@ void Gateway::Receiver::housekeep() noexcept {
       if (session->failure.empty() && !ok(session->link->transport().progress())) {
         send_failed(*session, Status::kTransport);
       }
+      if (RDMAORDER_UNLIKELY(restricted_)) check_throttled(*session);
     }
   }
 }

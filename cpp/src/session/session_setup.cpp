@@ -60,8 +60,7 @@ bool may_pass(const Error& error) {
   if (error.kind() == ErrorKind::kSystem || error.kind() == ErrorKind::kTimeout) return true;
   const std::string& code = error.code();
   return error.kind() == ErrorKind::kRefused &&
-         (code == "DuplicateId" || code == "AlreadyEstablished" || code == "Draining" ||
-          code == "SessionBlocked");
+         (code == "DuplicateId" || code == "AlreadyEstablished" || code == "Draining");
 }
 
 }  // namespace
@@ -100,6 +99,9 @@ Session::Session(const SessionConfig& config, control::Established established,
   check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
   last_check_ticks_ = ticks();
   last_alive_ticks_ = last_check_ticks_;  // the handshake has just shown life
+  if (config_.resend_on_gap) {
+    history_.assign(std::size_t{established_.order_geometry.slot_count} * slot_bytes_ / 8, 0);
+  }
   tell_handshake();
   publish();
 }
@@ -145,6 +147,12 @@ void Session::begin_link(control::Established established,
   tell(SessionEventKind::kEstablished, Reason::kNone, established_.next_order_sequence);
   tell_handshake();
   publish();
+  // Their fate is known: never applied.
+  const std::uint64_t end = established_.next_order_sequence;
+  const std::uint64_t missing =
+      std::min<std::uint64_t>(established_.not_applied_count, kStampCount);
+  for (std::uint64_t n = end - missing; n < end; ++n) stamps_[n & (kStampCount - 1)] = 0;
+  if (!history_.empty()) resend(end - missing, missing);
 }
 
 void Session::reconnect(std::uint64_t timeout_ns) {

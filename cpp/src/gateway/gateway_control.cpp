@@ -1,0 +1,199 @@
+// What operators and control threads ask of a gateway besides sessions and links: fates, cancels,
+// the kill switch, fencing.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "gateway/inquiry.hpp"
+#include "gateway/receiver.hpp"
+#include "rdmaorder/error.hpp"
+
+namespace rdmaorder {
+namespace {
+
+[[noreturn]] void refuse(const char* code, const std::string& text) {
+  throw Error(ErrorKind::kRefused, text, 0, code);
+}
+
+GatewaySession& existing(GatewaySession* session, std::uint32_t session_index) {
+  if (session == nullptr) {
+    refuse("UnknownSession", "there is no session with index " + std::to_string(session_index));
+  }
+  return *session;
+}
+
+}  // namespace
+
+/// The old link can write no more when this returns: its queue pair is in error and gone, then the
+/// key of the region goes with it; over shared memory nobody looks at the window any more.
+std::uint64_t Gateway::fence(std::uint32_t session_index, std::unique_ptr<Link> link,
+                             memory::Window window, std::uint64_t since_ns) {
+  link->transport().close();
+  link.reset();
+  {
+    const memory::Window gone = std::move(window);
+  }
+  const std::uint64_t fence_ns = monotonic_ns() - since_ns;
+  receiver_->call([&] { receiver_->count_fence(session_index, fence_ns); });
+  return fence_ns;
+}
+
+KillResult Gateway::kill(std::uint32_t session_index) {
+  const std::uint64_t since_ns = monotonic_ns();
+  KillResult result;
+  std::unique_ptr<Link> link;
+  memory::Window window;
+  receiver_->call([&] {
+    GatewaySession& session = existing(receiver_->find(session_index), session_index);
+    session.killed = true;
+    link = receiver_->remove(session, false);
+    if (link != nullptr) {
+      window = std::move(session.window);
+    } else if (session.pending.link != nullptr) {
+      link = std::move(session.pending.link);
+      window = std::move(session.window);
+      receiver_->abandon(session);
+    }
+  });
+  if (link != nullptr) {
+    result.fence_ns = fence(session_index, std::move(link), std::move(window), since_ns);
+  }
+  wire::MassCancel all{};
+  all.scope = MassCancelScope::kSession;
+  result.canceled_count = cancel_orders(session_index, all, Reason::kKill);
+  return result;
+}
+
+void Gateway::release(std::uint32_t session_index) {
+  receiver_->call([&] { existing(receiver_->find(session_index), session_index).killed = false; });
+}
+
+std::uint64_t Gateway::cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
+                                     Reason why) {
+  std::uint64_t count = 0;
+  receiver_->call([&] {
+    GatewaySession& session = existing(receiver_->find(session_index), session_index);
+    if (!session.opaque) count = receiver_->cancel_orders(session, scope, why);
+  });
+  return count;
+}
+
+std::vector<OrderFate> Gateway::fates(std::uint32_t session_index, std::uint64_t from,
+                                      std::uint32_t count) {
+  const gateway::Inquiry inquiry = receiver_->inquire(session_index, from);
+  return gateway::find_fates(inquiry, from, std::min(count, kFatesMax));
+}
+
+std::vector<OrderFate> Gateway::open_orders(std::uint32_t session_index, std::uint64_t from,
+                                            std::uint32_t count) {
+  const gateway::Inquiry inquiry = receiver_->inquire(session_index, from);
+  return gateway::find_open_orders(inquiry, from, std::min(count, kFatesMax));
+}
+
+// --- the receiver's part ------------------------------------------------------------------------
+
+// Only when halted or throttled; not for cancels.
+Reason Gateway::Receiver::restriction(GatewaySession& session) noexcept {
+  constexpr std::uint64_t kSecondNs = 1'000'000'000;
+  if (halted_) return halt_reason_;
+  const std::uint64_t now = now_ns();
+  const std::uint64_t interval_ns = kSecondNs / config_.throttle.orders_per_s;
+  if (session.due_ns <= now + interval_ns * (config_.throttle.burst_count - 1)) {
+    session.due_ns = std::max(session.due_ns, now) + interval_ns;
+    return Reason::kNone;
+  }
+  if (now - session.throttled_since_ns > kSecondNs) {
+    session.throttled_since_ns = now;
+    session.throttled_count = 0;
+    tell(session, SessionEventKind::kThrottled, Reason::kThrottled, config_.throttle.orders_per_s);
+  }
+  ++session.throttled_count;
+  return Reason::kThrottled;
+}
+
+// The second level, at each heartbeat.
+void Gateway::Receiver::check_throttled(GatewaySession& session) noexcept {
+  const std::uint64_t limit = config_.throttle.disconnect_count;
+  if (limit == 0 || session.throttled_count < limit || !session.failure.empty()) return;
+  fail(session, "throttled: " + std::to_string(session.throttled_count) +
+                    " orders within a second were refused for their rate; the limit is " +
+                    std::to_string(config_.throttle.orders_per_s) + " orders a second");
+  session.throttled_count = 0;
+}
+
+void Gateway::Receiver::tell(GatewaySession& session, SessionEventKind kind, Reason reason,
+                             std::uint64_t count) noexcept {
+  if (session.opaque) return;
+  wire::SessionEvent event{};
+  event.kind = kind;
+  event.reason = reason;
+  event.count = count;
+  event.time_ns = now_ns();
+  wire::Slot64 slot;
+  const wire::MessageHeader header = wire::header_of(wire::TemplateId::kSessionEvent);
+  std::memcpy(&slot.words[0], &header, sizeof header);
+  std::memcpy(&slot.words[1], &event, sizeof event);
+  (void)send_slot(session, slot.words, wire::kHeaderBytes + wire::kBlockBytes);
+}
+
+gateway::Inquiry Gateway::Receiver::inquire(std::uint32_t session_index, std::uint64_t from) {
+  gateway::Inquiry inquiry;
+  call([&] {
+    const GatewaySession& session = existing(find(session_index), session_index);
+    if (journal_ == nullptr || journal_->directory().empty()) {
+      refuse("NoJournal", "this gateway has no journal, so it does not know what became of orders");
+    }
+    inquiry = {journal_->directory(), session.marks.find(from, 0), journal_->last_position(),
+               session_index, session.next_order_sequence};
+  });
+  return inquiry;
+}
+
+void Gateway::Receiver::count_fence(std::uint32_t /*session_index*/,
+                                    std::uint64_t fence_ns) noexcept {
+  counters_.last_fence_ns.set(fence_ns);
+  counters_.max_fence_ns.set_max(fence_ns);
+}
+
+namespace {
+
+/// Gives the handler's reports on a mass cancel that no strategy sent their reason, and keeps the
+/// answer to the request itself, which is nobody's.
+class CancelSink final : public ReportSink {
+ public:
+  CancelSink(ReportSink& inner, Reason why) : inner_(inner), why_(why) {}
+  Status send(std::uint32_t session_index, std::uint64_t order_sequence,
+              wire::ExecutionReport report) noexcept override {
+    if (order_sequence == 0) return Status::kOk;
+    if (report.reason == Reason::kMassCancel) report.reason = why_;
+    if (report.exec_type == ExecType::kCanceled) ++count_;
+    return inner_.send(session_index, order_sequence, report);
+  }
+  Status send_message(std::uint32_t session_index,
+                      std::span<const std::byte> message) noexcept override {
+    return inner_.send_message(session_index, message);
+  }
+  [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
+
+ private:
+  ReportSink& inner_;
+  Reason why_;
+  std::uint64_t count_ = 0;
+};
+
+}  // namespace
+
+std::uint64_t Gateway::Receiver::cancel_orders(GatewaySession& session,
+                                               const wire::MassCancel& scope, Reason why) noexcept {
+  wire::OrderRecord order{};
+  order.block_length = wire::kBlockBytes;
+  order.template_id = static_cast<std::uint16_t>(wire::TemplateId::kMassCancel);
+  order.session_index = session.index;
+  order.mass_cancel = scope;
+  CancelSink sink(*this, why);
+  handler_->on_orders({&order, 1}, sink);
+  if (sink.count() != 0) tell(session, SessionEventKind::kCanceled, why, sink.count());
+  return sink.count();
+}
+
+}  // namespace rdmaorder

@@ -1,0 +1,115 @@
+// After a failure: what is unknown, what became of it, and sending again what never arrived.
+#include <algorithm>
+#include <ctime>
+
+#include "rdmaorder/error.hpp"
+#include "rdmaorder/session.hpp"
+
+namespace rdmaorder {
+namespace {
+
+constexpr std::uint32_t kPageCount = 1000;
+
+}  // namespace
+
+control::Connection& Session::connection() {
+  check_link();
+  if (established_.connection == nullptr || state_ == LinkState::kDead ||
+      state_ == LinkState::kClosed) {
+    throw Error(ErrorKind::kRefused,
+                "the session has no link (" + cause_ + "); reconnect() gives it one", 0,
+                "NotConnected");
+  }
+  return *established_.connection;
+}
+
+std::vector<std::uint64_t> Session::unknown_sequences() const {
+  const std::uint64_t next = next_sequence();
+  std::vector<std::uint64_t> unknown;
+  for (std::uint64_t n = next - std::min<std::uint64_t>(next - 1, kStampCount); n < next; ++n) {
+    if (stamps_[n & (kStampCount - 1)] != 0) unknown.push_back(n);
+  }
+  return unknown;
+}
+
+std::vector<OrderFate> Session::resolve(std::uint64_t timeout_ns) {
+  control::Connection& asked = connection();
+  const std::vector<std::uint64_t> unknown = unknown_sequences();
+  std::vector<OrderFate> fates;
+  for (auto next = unknown.begin(); next != unknown.end();) {
+    const std::uint64_t from = *next;
+    const auto page_end = std::upper_bound(next, unknown.end(), from + kPageCount - 1);
+    const auto count = static_cast<std::uint32_t>(*(page_end - 1) - from + 1);
+    const control::Resolved page =
+        control::resolve(asked, control::Inquiry::kFates, from, count, timeout_ns);
+    for (; next != page_end && *next - from < page.fates.size(); ++next) {
+      const OrderFate& fate = page.fates[*next - from];
+      fates.push_back(fate);
+      if (fate.fate == Fate::kNotApplied || fate.fate == Fate::kAnswered) {
+        stamps_[*next & (kStampCount - 1)] = 0;
+      }
+    }
+    if (next != page_end) throw Error(ErrorKind::kHandshake, "the gateway left fates out");
+  }
+  return fates;
+}
+
+std::vector<OrderFate> Session::open_orders(std::uint64_t timeout_ns) {
+  control::Connection& asked = connection();
+  std::vector<OrderFate> open;
+  for (std::uint64_t from = 1;;) {
+    const control::Resolved page =
+        control::resolve(asked, control::Inquiry::kOpenOrders, from, kPageCount, timeout_ns);
+    open.insert(open.end(), page.fates.begin(), page.fates.end());
+    if (page.fates.size() < kPageCount) return open;
+    from = page.fates.back().sequence + 1;
+  }
+}
+
+control::ClockOffset Session::measure_clock(std::uint64_t timeout_ns) {
+  return control::measure_clock(connection(), timeout_ns);
+}
+
+std::uint64_t Session::kill(std::uint64_t timeout_ns) {
+  const std::uint64_t canceled = control::kill(connection(), timeout_ns);
+  check_link();
+  return canceled;
+}
+
+void Session::keep(std::uint64_t sequence, const std::uint64_t* slots,
+                   std::uint32_t count) noexcept {
+  const std::size_t slot_words = slot_bytes_ / 8;
+  for (std::uint32_t i = 0; i < count; ++i, slots += slot_words) {
+    std::copy_n(slots, slot_words, &history_[history_place(sequence + i)]);
+  }
+}
+
+// The copies are where the ring had them; the new ones go through a buffer of their own, for they
+// take those places one after the other.
+void Session::resend(std::uint64_t from_sequence, std::uint64_t count) noexcept {
+  const std::size_t slot_words = slot_bytes_ / 8;
+  const std::uint64_t kept = std::min<std::uint64_t>(count, history_.size() / slot_words);
+  const std::uint64_t first = from_sequence + (count - kept);
+  std::vector<std::uint64_t> copies(static_cast<std::size_t>(kept) * slot_words);
+  for (std::uint64_t i = 0; i < kept; ++i) {
+    std::copy_n(&history_[history_place(first + i)], slot_words,
+                &copies[static_cast<std::size_t>(i) * slot_words]);
+  }
+  const std::uint64_t first_again = next_sequence();
+  for (std::uint64_t i = 0; i < kept; ++i) {
+    std::uint64_t* slot = &copies[static_cast<std::size_t>(i) * slot_words];
+    wire::MessageHeader header;
+    std::memcpy(&header, slot, sizeof header);
+    const bool ours = header.schema_id == wire::kSchemaId;
+    // Every order message has its flags in the last byte of the block.
+    if (ours) slot[6] |= std::uint64_t{kFlagPossResend} << 56;
+    const ring::Lane lane =
+        ours && wire::is_cancel(header.template_id) ? ring::Lane::kUrgent : ring::Lane::kNormal;
+    std::uint64_t sequence = 0;
+    if (!ok(try_send_slot(slot, lane, &sequence))) break;
+  }
+  const std::uint64_t sent = next_sequence() - first_again;
+  if (sent != 0) tell(SessionEventKind::kResent, Reason::kNone, first_again, sent);
+}
+
+}  // namespace rdmaorder

@@ -1,0 +1,77 @@
+"""``rdmaorder kill``: the operator's kill switch."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import struct
+from typing import Any
+
+from rdmaorder.errors import ConfigError, Refused, SystemFailure
+from rdmaorder.gateway import protocol
+from rdmaorder.gateway.config import parse_shm_url
+
+__all__ = ["add_parser"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "kill",
+        help="fence a session (or all) at once and cancel its orders",
+        description="Takes the link away, cancels every live order with reason kill, and lets the "
+        "session have no link until --release. Only the gateway's own user and root may.",
+    )
+    parser.add_argument("gateway", metavar="URL", help="shm:///path of the gateway's socket")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--session", metavar="NAME", help="one session")
+    which.add_argument("--all", action="store_true", help="every session")
+    parser.add_argument("--release", action="store_true", help="allow links again instead")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Asks the gateway and says what it did."""
+    kind = "OperatorRelease" if arguments.release else "OperatorKill"
+    answer = _ask(arguments.gateway, {"type": kind, "session": arguments.session or ""})
+    if answer["type"] == "Released":
+        print(f"released {answer['sessions']} sessions")
+        return 0
+    print(
+        f"killed {answer['sessions']} sessions: fenced in {answer['fence_ns'] / 1e3:.0f} us, "
+        f"{answer['canceled']} orders cancelled"
+    )
+    return 0
+
+
+def _ask(url: str, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        path = parse_shm_url(url)
+    except ValueError as error:
+        raise ConfigError(f"{url}: {error}") from None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(30)
+            connection.connect(path)
+            connection.sendall(protocol.encode_frame(request))
+            (length,) = struct.unpack("<I", _receive(connection, protocol.FRAME_HEADER_BYTES))
+            answer = protocol.decode_body(_receive(connection, length))
+    except OSError as error:
+        raise SystemFailure(
+            f"ask the gateway at {path}: {error.strerror or error}", error_number=error.errno or 0
+        ) from error
+    if answer["type"] not in ("Killed", "Released"):
+        raise Refused(
+            f"the gateway refused, {answer['code']}: {answer['text']}", code=answer["code"]
+        )
+    return answer
+
+
+def _receive(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = connection.recv(count - len(data))
+        if not chunk:
+            raise Refused("the gateway closed the connection without an answer; see its log")
+        data += chunk
+    return data

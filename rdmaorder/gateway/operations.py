@@ -1,0 +1,189 @@
+"""What is asked of a gateway on its control sockets besides sessions and links: fates of orders and
+the clock by a strategy, the kill switch by a strategy or an operator, and the cancels that follow
+when a link ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol
+
+from rdmaorder.errors import RdmaOrderError, Refused
+from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.fields import SEQUENCE_MAX, integer_of, text_of
+from rdmaorder.messages import MassCancelScope, Reason
+
+__all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError"]
+
+_log = logging.getLogger(__name__)
+
+#: Fates in one answer, so that it fits a frame.
+FATES_MAX = 1000
+OPERATOR_REQUESTS = frozenset({"OperatorKill", "OperatorRelease"})
+
+
+class OperatorRequestError(Exception):
+    """A connection asks as an operator instead of negotiating a session."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        super().__init__(message["type"])
+        self.message = message
+
+
+class OperationsCore(Protocol):
+    """What this needs of the core; each method may block."""
+
+    def fates(
+        self,
+        session_index: int,
+        from_sequence: int,
+        count: int,
+        open: bool,  # noqa: A002 - name of the core's argument
+    ) -> bytes: ...
+    def cancel_orders(
+        self,
+        session_index: int,
+        scope: int,
+        instrument: int,
+        side: int,
+        account: int,
+        reason: int,
+    ) -> int: ...
+    def kill(self, session_index: int) -> dict[str, int]: ...
+    def release(self, session_index: int) -> None: ...
+    def sessions(self) -> list[dict[str, Any]]: ...
+
+
+class Operations:
+    """One event loop's. ``end_link(session_index, epoch, reason)`` ends a control connection."""
+
+    def __init__(
+        self,
+        core: Any,
+        config: GatewayConfig,
+        end_link: Callable[[int, int, str], None],
+    ) -> None:
+        self._core: OperationsCore = core
+        self._config = config
+        self._end_link = end_link
+        # Reading a long journal takes a while and must not hold up handshakes.
+        self._pool = ThreadPoolExecutor(2, "rdmaorder-inquiry")
+        self._grace: dict[str, asyncio.Task[None]] = {}
+
+    def close(self) -> None:
+        for task in self._grace.values():
+            task.cancel()
+        self._grace.clear()
+        self._pool.shutdown(wait=False)
+
+    async def _run(self, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    # -- a strategy, on its live link ----------------------------------------------------------
+
+    async def answer(self, session_index: int, message: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a question of a live link, None when it is none. Raises ProtocolError."""
+        kind = message["type"]
+        if kind == "Clock":
+            return {"type": "Clock", "time_ns": time.time_ns()}
+        if kind == "Resolve":
+            return await self._refusable(lambda: self._resolve(session_index, message))
+        if kind == "Kill":
+            return await self._refusable(lambda: self._kill_one(session_index))
+        return None
+
+    async def _refusable(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = await self._run(call)
+        except Refused as error:
+            return {"type": "Refused", "code": error.code, "text": str(error)}
+        except (RdmaOrderError, OSError) as error:
+            return {"type": "Refused", "code": "Unspecified", "text": str(error)}
+        return answer
+
+    def _resolve(self, session_index: int, message: dict[str, Any]) -> dict[str, Any]:
+        open_only = text_of(message, "what", 16) == "open"
+        start = integer_of(message, "from_sequence", 1, SEQUENCE_MAX)
+        count = integer_of(message, "count", 1, FATES_MAX)
+        next_order = self._core.sessions()[session_index]["next_order_sequence"]
+        fates = self._core.fates(session_index, start, count, open_only)
+        return {"type": "Resolved", "next_order_sequence": next_order, "fates": fates}
+
+    def _kill_one(self, session_index: int) -> dict[str, Any]:
+        done = self._core.kill(session_index)
+        _log.warning(
+            "session %d killed: fenced in %d ns, %d orders cancelled",
+            session_index,
+            done["fence_ns"],
+            done["canceled"],
+        )
+        return {"type": "Killed", "sessions": 1, **done}
+
+    # -- an operator ---------------------------------------------------------------------------
+
+    async def operate(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Answers an operator's request for the session it names, or for all ("")."""
+        name = text_of(message, "session", 64)
+        sessions = await self._run(self._core.sessions)
+        chosen = [each for each in sessions if name in ("", each["name"])]
+        if not chosen and name:
+            return {
+                "type": "Refused",
+                "code": "UnknownSession",
+                "text": f"there is no session {name!r} here",
+            }
+        if message["type"] == "OperatorRelease":
+            for each in chosen:
+                await self._run(partial(self._core.release, each["session_index"]))
+            return {"type": "Released", "sessions": len(chosen)}
+        total = {"sessions": len(chosen), "canceled": 0, "fence_ns": 0}
+        for each in chosen:
+            index = each["session_index"]
+            done = await self._refusable(partial(self._kill_one, index))
+            if done["type"] == "Refused":
+                return done
+            self._end_link(index, each["epoch"], "killed by the operator")
+            total["canceled"] += done["canceled"]
+            total["fence_ns"] = max(total["fence_ns"], done["fence_ns"])
+        return {"type": "Killed", **total}
+
+    # -- cancel on disconnect ------------------------------------------------------------------
+
+    async def gateway_started(self) -> None:
+        """No strategy has come back yet: for sessions of an earlier run that is a disconnect."""
+        if self._config.cancel_on == "never" and not self._config.session_cancel:
+            return
+        for each in await self._run(self._core.sessions):
+            self.link_ended(each["name"], each["session_index"], "disconnect")
+
+    def link_began(self, name: str) -> None:
+        task = self._grace.pop(name, None)
+        if task is not None:
+            task.cancel()
+
+    def link_ended(self, name: str, session_index: int, how: str) -> None:
+        """``how``: "logout" or "disconnect"."""
+        cancel_on, grace_ms = self._config.cancel_of(name)
+        if cancel_on not in (how, "both"):
+            return
+        self.link_began(name)  # an earlier grace time is over
+        self._grace[name] = asyncio.get_running_loop().create_task(
+            self._cancel_after(name, session_index, grace_ms / 1000)
+        )
+
+    async def _cancel_after(self, name: str, session_index: int, grace_s: float) -> None:
+        await asyncio.sleep(grace_s)
+        with contextlib.suppress(KeyError):
+            del self._grace[name]
+        count = await self._run(
+            lambda: self._core.cancel_orders(
+                session_index, MassCancelScope.SESSION, 0, 0, 0, Reason.DISCONNECT
+            )
+        )
+        if count:
+            _log.warning("session %s is gone: %d orders cancelled", name, count)
