@@ -84,13 +84,32 @@ def costs(build: Path, folder: Path, repeats: int) -> dict[str, Row]:
     return {name: spread(values) for name, values in groups.items()}
 
 
-def python_calls(folder: Path) -> dict[str, float]:
-    """Median nanoseconds of one Python call each (pytest-benchmark)."""
-    out = folder / "calls.json"
+def pingpong(cpus: tuple[int, int], repeats: int) -> None:
+    """Every level beside every reference that is installed: JSON, log and plots into RESULTS."""
+    command = [
+        *(sys.executable, "-m", "rdmaorder", "pingpong", "--level", "all", "--quiet"),
+        *("--cpu", str(cpus[0]), "--server-cpu", str(cpus[1]), "--repeats", str(repeats)),
+        *("-n", "20000"),
+        *("--reference", "all", "--json", str(RESULTS / "pingpong.json")),
+        *("--hdr", str(RESULTS / "pingpong.hdr"), "--plot", str(RESULTS / "pingpong.png")),
+    ]
+    done = subprocess.run(command, check=False, timeout=LIMIT_S, cwd=ROOT)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}")
+    waterfall = [*command[:4], "--level", "gateway", "--waterfall", "--quiet", "--repeats", "3"]
+    waterfall += ["-n", "20000", "--cpu", str(cpus[0]), "--server-cpu", str(cpus[1])]
+    waterfall += ["--json", str(RESULTS / "waterfall.json")]
+    subprocess.run(waterfall, check=True, timeout=LIMIT_S, cwd=ROOT)
+
+
+def python_calls() -> dict[str, float]:
+    """Median nanoseconds of one Python call each (pytest-benchmark), every round kept."""
+    out = RESULTS / "calls.json"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "benchmarks/test_calls.py"),
             *("-o", "addopts=", "--benchmark-only", f"--benchmark-json={out}"),
+            "--benchmark-save-data",
         ],
         capture_output=True,
         text=True,
@@ -154,7 +173,7 @@ def measure(build: Path, cpus: tuple[int, int], repeats: int) -> dict[str, Any]:
         say("single steps")
         result["costs_ns"] = costs(build, folder, max(3, repeats // 2))
         say("Python calls")
-        result["python_calls_ns"] = python_calls(folder)
+        result["python_calls_ns"] = python_calls()
         say("instructions (callgrind)")
         result["instructions"] = instructions(build, folder)
     floors = [entry["floor_ns"] for entry in result["latency"].values() if "floor_ns" in entry]
@@ -174,11 +193,14 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if not arguments.report_only:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        say("ping-pong, every level and reference")
+        pingpong((arguments.cpus[0], arguments.cpus[1]), max(3, arguments.repeats // 2))
         result = measure(arguments.build, (arguments.cpus[0], arguments.cpus[1]), arguments.repeats)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     result = json.loads(arguments.out.read_text(encoding="utf-8"))
-    print(write_page(result, ROOT / "docs" / "benchmarks.md"))
+    print(write_page(result, RESULTS, ROOT / "docs" / "benchmarks.md"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from rdmaorder.pingpong.statistics import bootstrap_change
 
 __all__ = ["Change", "Comparison", "compare", "load", "percent"]
 
+_PYTEST_RUNS = 10
+_QS = (("p50", 0.5), ("p99", 0.99))
 #: Fewer runs than this on a side give an interval that means nothing.
 RUNS_MIN = 3
 #: (path in the file, what it is): where these differ the files are not about the same thing.
@@ -82,6 +84,8 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot be read: {error.strerror}", path=str(path)) from None
     except ValueError as error:
         raise InputError(f"is no JSON: {error}", path=str(path)) from None
+    if isinstance(content, dict) and {"machine_info", "benchmarks"} <= set(content):
+        return _from_pytest_benchmark(content, path)
     if not isinstance(content, dict) or content.get("tool") != "rdmaorder pingpong":
         raise InputError("is no result of rdmaorder pingpong --json", path=str(path))
     if not content.get("complete"):
@@ -90,6 +94,38 @@ def load(path: Path) -> dict[str, Any]:
             path=str(path),
         )
     return content
+
+
+def _from_pytest_benchmark(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The same shape: a benchmark a level, its rounds in ten runs, one after the other."""
+    import numpy as np
+
+    levels: dict[str, Any] = {}
+    for each in content["benchmarks"]:
+        rounds = each["stats"].get("data")
+        if not rounds:
+            raise InputError(
+                "has no single rounds: run pytest with --benchmark-save-data", path=str(path)
+            )
+        calls = each.get("extra_info", {}).get("calls", 1)
+        ns = np.asarray(rounds) * 1e9 / calls
+        levels[each["name"].removeprefix("test_")] = {
+            "runs": [
+                {"kept": True, "rtt_ns": {name: float(np.quantile(part, q)) for name, q in _QS}}
+                for part in np.array_split(ns, min(_PYTEST_RUNS, len(ns)))
+            ]
+        }
+    machine = content["machine_info"]
+    cpu = machine.get("cpu") or {}
+    return {
+        "levels": levels,
+        "plan": {"transport": "pytest-benchmark"},
+        "environment": {
+            "cpu": cpu.get("brand_raw") if isinstance(cpu, dict) else str(cpu),
+            "kernel": machine.get("release"),
+            "python": machine.get("python_version"),
+        },
+    }
 
 
 def _at(content: dict[str, Any], path: str) -> Any:

@@ -129,6 +129,8 @@ class SessionLevel(_Remote):
         super().__init__(peer, worker)
         self._python = name.startswith("python")
         self._waterfall = plan.waterfall
+        if told["spec"]["settings"].get("tls") == "off":
+            options = "&".join(filter(None, (options, "tls=off")))
         self._session = connect(_with_options(str(told["url"]), options), plan)
         status = self._session.status()
         names = ("transport", "order_slots", "report_slots", "huge_pages", "locked", "numa_node")

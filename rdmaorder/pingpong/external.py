@@ -8,16 +8,28 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rdmaorder.errors import SystemFailure
-from rdmaorder.pingpong.environment import devices, output
+from rdmaorder.pingpong.environment import devices, output, read
 from rdmaorder.pingpong.plan import Plan
 
-__all__ = ["TOOLS", "Tool", "parse_fi_pingpong", "parse_ib_write_lat", "parse_ucx_perftest"]
+__all__ = [
+    "TOOLS",
+    "Tool",
+    "free_port",
+    "ib_write_lat_command",
+    "ib_write_lat_towards",
+    "parse_fi_pingpong",
+    "parse_hdr_percentiles",
+    "parse_ib_write_lat",
+    "parse_ucx_perftest",
+]
 
 _LIMIT_S = 60.0
 _ORDERS = 20_000
@@ -58,7 +70,20 @@ def parse_ib_write_lat(text: str) -> dict[str, float]:
     raise SystemFailure(f"ib_write_lat printed no result: {text.strip()[-200:]}")
 
 
-def _free_port() -> int:
+def parse_hdr_percentiles(text: str) -> dict[str, float]:
+    """HdrHistogram's classic listing (value in us, percentile, count, 1/(1-percentile)): RTT."""
+    found: dict[str, float] = {}
+    rows = re.findall(r"^\s*([\d.]+)\s+([01]\.\d+)\s+\d+(?:\s+(?:[\d.]+|inf))?\s*$", text, re.M)
+    for name, q in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999)):
+        values = [float(value) for value, percentile in rows if float(percentile) >= q]
+        if values:
+            found[f"{name}_us"] = values[0]
+    if "p50_us" not in found:
+        raise SystemFailure(f"Ping printed no percentiles: {text.strip()[-200:]}")
+    return found
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -121,7 +146,7 @@ def _ucx(test: str) -> Callable[[Plan], Facts]:
         rtt: dict[str, float] = {}
         settings = {"UCX_TLS": "posix,self,tcp", "UCX_WARN_UNUSED_ENV_VARS": "n"}
         for name, rank in (("p50", "50"), ("p99", "99")):
-            port = str(_free_port())
+            port = str(free_port())
             asked = ["-t", test, "-s", str(plan.size), "-n", str(_ORDERS), "-w", "2000"]
             found = parse_ucx_perftest(
                 _pair(
@@ -142,20 +167,104 @@ def _ucx(test: str) -> Callable[[Plan], Facts]:
 
 
 def _fi(plan: Plan) -> Facts:
-    port = str(_free_port())
+    port = str(free_port())
     asked = ["fi_pingpong", "-p", "shm", "-e", "rdm", "-I", str(_ORDERS), "-S", str(plan.size)]
     text = _pair(plan, [*asked, "-B", port], [*asked, "-P", port, "127.0.0.1"], {})
     return _summary_facts({"mean": parse_fi_pingpong(text)["average_us"] * 2000})
 
 
+def device_of(address: str) -> tuple[str, int] | None:
+    """RDMA device and RoCE v2 GID index of a local IPv4 address; None where none has it."""
+    parts = [int(part) for part in address.split(".")] if address.count(".") == 3 else []
+    if not parts:
+        return None
+    wanted = "0000:0000:0000:0000:0000:ffff:{:02x}{:02x}:{:02x}{:02x}".format(*parts)
+    for gid in sorted(Path("/sys/class/infiniband").glob("*/ports/*/gids/*")):
+        kind = gid.parent.parent / "gid_attrs" / "types" / gid.name
+        if read(gid) == wanted and read(kind) in ("RoCE v2", ""):
+            return gid.parents[3].name, int(gid.name)
+    return None
+
+
+def ib_write_lat_command(size: int, port: int, address: str) -> list[str]:
+    """One side of ib_write_lat on the device of ``address`` (empty: the first device)."""
+    command = ["ib_write_lat", "-s", str(size), "-n", str(_ORDERS // 4), "-p", str(port), "-F"]
+    found = device_of(address)
+    if found is not None:
+        return [*command, "-d", found[0], "-x", str(found[1])]
+    return [*command, "-d", devices()[0]["name"]]
+
+
+def ib_write_lat_towards(plan: Plan, own: str, peer: str, port: int) -> Facts:
+    """The client's side against one that listens at ``peer``."""
+    pin = shutil.which("taskset")
+    command = [pin, "-c", str(plan.client_cpu)] if pin else []
+    command += [*ib_write_lat_command(plan.size, port, own), peer]
+    said = ""
+    for _ in range(20):
+        time.sleep(0.2)  # until the other side listens
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise SystemFailure(f"ib_write_lat did not end within {_LIMIT_S:g} s") from None
+        if done.returncode == 0:
+            return _ib_facts(done.stdout)
+        said = done.stdout + done.stderr
+    raise SystemFailure(f"ib_write_lat failed: {said.strip()[-300:]}")
+
+
 def _ib(plan: Plan) -> Facts:
-    port = str(_free_port())
-    asked = ["ib_write_lat", "-s", str(plan.size), "-n", str(_ORDERS // 4), "-p", port, "-F"]
-    asked += ["-d", devices()[0]["name"]]
-    found = parse_ib_write_lat(_pair(plan, asked, [*asked, "127.0.0.1"], {}))
+    asked = ib_write_lat_command(plan.size, free_port(), "")
+    return _ib_facts(_pair(plan, asked, [*asked, "127.0.0.1"], {}))
+
+
+def _ib_facts(text: str) -> Facts:
+    found = parse_ib_write_lat(text)
     names = {"min_us": "min", "p50_us": "p50", "p99_us": "p99", "p99_9_us": "p99_9"}
     names |= {"max_us": "max", "average_us": "mean"}
     return _summary_facts({name: round(found[key] * 2000, 1) for key, name in names.items()})
+
+
+def _aeron(plan: Plan) -> Facts:
+    """Ping and Pong over IPC with a media driver of their own, whose files go with it."""
+    with tempfile.TemporaryDirectory(prefix="rdmaorder-aeron-", dir=_shared_memory()) as folder:
+        directory = f"{folder}/driver"
+        settings = {"AERON_DIR": directory, "AERON_THREADING_MODE": "SHARED"}
+        driver = subprocess.Popen(
+            ["aeronmd"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **settings},
+            start_new_session=True,
+        )
+        try:
+            asked = ["-p", directory, "-c", "aeron:ipc", "-C", "aeron:ipc"]
+            more = ["-m", str(_ORDERS), "-L", str(plan.size), "-w", "2000"]
+            text = _pair(plan, ["Pong", *asked], ["Ping", *asked, *more], {})
+            found = parse_hdr_percentiles(text)
+        finally:
+            driver.terminate()
+            driver.wait()
+    return _summary_facts(
+        {name.removesuffix("_us"): round(value * 1000, 1) for name, value in found.items()}
+    )
+
+
+def _shared_memory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _aeron_samples() -> str:
+    """Empty when driver and both samples are there."""
+    names = [name for name in ("aeronmd", "Ping", "Pong") if shutil.which(name) is None]
+    if not names:
+        return ""
+    return (
+        f"{', '.join(names)} not on the path: build github.com/aeron-io/aeron (cmake "
+        "-DBUILD_AERON_DRIVER=ON) and add its binaries/ to PATH"
+    )
 
 
 @dataclass(frozen=True)
@@ -169,9 +278,12 @@ class Tool:
     run: Callable[[Plan], Facts]
     version_command: tuple[str, ...]
     needs_device: bool = False
+    look: Callable[[], str] | None = None
 
     def missing(self) -> str:
         """How to install it, empty when it is there."""
+        if self.look is not None:
+            return self.look()
         if shutil.which(self.command) is None:
             return self.package
         if self.needs_device and not devices():
@@ -222,6 +334,15 @@ TOOLS: dict[str, Tool] = {
             _ib,
             ("ib_write_lat", "--version"),
             needs_device=True,
+        ),
+        Tool(
+            "aeron",
+            "Ping",
+            "",
+            "Aeron's C++ samples Ping and Pong over aeron:ipc",
+            _aeron,
+            ("aeronmd", "-v"),
+            look=_aeron_samples,
         ),
     )
 }

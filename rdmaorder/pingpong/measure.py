@@ -229,7 +229,7 @@ def measure(
         ends = _open_ends(stack, plan, peer, options, folder)
         for end in ends:
             result.facts[end.name] = end.facts
-        references = open_references(stack, plan, peer, result.missing, say)
+        references = open_references(stack, plan, peer, result.missing, one_host=one_host)
         for reference in references:
             result.reference_facts[reference.name] = reference.facts
         before, started = env.run_facts(), time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import shutil
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 from rdmaorder import _core
 from rdmaorder.errors import ConfigError, RdmaOrderError, SystemFailure
 from rdmaorder.pingpong.ends import Facts, Peer
-from rdmaorder.pingpong.external import TOOLS, Tool
+from rdmaorder.pingpong.external import TOOLS, Tool, ib_write_lat_towards
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.runs import Words
 
@@ -163,6 +162,36 @@ class Iceoryx2(_Served):
         return run(self._told["spec"]["service"], self._plan.size, room, min(warm_up, 200))
 
 
+class IbWriteLat:
+    """perftest's ib_write_lat between the two ends of the measurement, over their own devices."""
+
+    name, kind = "ib_write_lat", "summary"
+
+    def __init__(self, peer: Peer, plan: Plan) -> None:
+        self._peer, self._plan = peer, plan
+        self.facts: Facts = {
+            "what": "perftest's ib_write_lat between the same two addresses",
+            "version": TOOLS["ib_write_lat"].version(),
+        }
+
+    def resume(self) -> None:
+        """Starts with the run."""
+
+    def run(self, samples: Words, warm_up: int) -> Facts:
+        """A new server there, a client here."""
+        worker, told = self._peer.open("ib_write_lat", size=self._plan.size)
+        channel = self._peer.channel
+        try:
+            return ib_write_lat_towards(
+                self._plan, channel.local_address(), channel.peer_address(), told["spec"]["port"]
+            )
+        finally:
+            self._peer.ask("close", name=worker)
+
+    def pause(self) -> None:
+        """Ended with the run."""
+
+
 class External:
     """A tool of its own, both sides started here, pinned as our ends are."""
 
@@ -222,7 +251,7 @@ REFERENCES: Mapping[str, Callable[[], str]] = {
     **{name: tool.missing for name, tool in TOOLS.items()},
 }
 _NEED_PEER = {"unix", "tcp", "udp", "zeromq", "zeromq-spin", "iceoryx2"}
-_ONE_HOST = {"cacheline", "unix", "zeromq", "zeromq-spin", "iceoryx2", *TOOLS}
+_ONE_HOST = {"cacheline", "unix", "zeromq", "zeromq-spin", "iceoryx2", *TOOLS} - {"ib_write_lat"}
 
 
 def check_references(names: list[str]) -> tuple[str, ...]:
@@ -244,17 +273,21 @@ def open_references(
     plan: Plan,
     peer: Peer | None,
     missing: dict[str, str],
-    say: Callable[[str], None],
+    *,
+    one_host: bool,
 ) -> list[Reference]:
     """Those asked for, made and paused; what cannot run is in ``missing`` with the remedy."""
     opened: list[Reference] = []
     for name in plan.references:
         remedy = REFERENCES[name]()
         if remedy:
-            missing[name] = f"not installed: {remedy}"
+            missing[name] = f"cannot run here: {remedy}"
             continue
         if name in _NEED_PEER and peer is None:
             missing[name] = "needs a second process: use --transport shm"
+            continue
+        if not one_host and name in _ONE_HOST:
+            missing[name] = "runs on one host only, and the two ends are on two"
             continue
         try:
             reference = _open(name, plan, peer)
@@ -269,6 +302,8 @@ def open_references(
 def _open(name: str, plan: Plan, peer: Peer | None) -> Reference:
     if name == "cacheline":
         return CacheLine(plan)
+    if name == "ib_write_lat" and peer is not None and plan.transport == "rdma":
+        return IbWriteLat(peer, plan)
     if name in TOOLS:
         return External(plan, TOOLS[name])
     if peer is None:
@@ -278,8 +313,3 @@ def _open(name: str, plan: Plan, peer: Peer | None) -> Reference:
     if name == "iceoryx2":
         return Iceoryx2(peer, plan)
     return ZeroMq(peer, plan, name)
-
-
-def installed(command: str) -> bool:
-    """On the path."""
-    return shutil.which(command) is not None

@@ -21,6 +21,7 @@ from rdmaorder import __version__, _core
 from rdmaorder.errors import SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong.environment import host_facts
+from rdmaorder.pingpong.external import free_port
 from rdmaorder.pingpong.plan import LEVELS
 from rdmaorder.pingpong.waterfall import pack
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone
@@ -284,6 +285,8 @@ class Server:
                 "blocking": request["blocking"],
                 "endpoint": f"ipc://{self._folder / f'{self._opened}.zmq'}",
             }
+        elif kind == "ib_write_lat":
+            spec |= {"port": free_port(), "host": host}
         elif kind == "iceoryx2":
             spec["service"] = f"rdmaorder-pingpong-{os.getpid()}-{self._opened}"
         else:

@@ -105,6 +105,15 @@ def _iceoryx2(spec: dict[str, Any]) -> None:
     serve(spec["service"], spec["size"], lambda: _say({"pid": os.getpid()}))
 
 
+def _ib_write_lat(spec: dict[str, Any]) -> None:
+    from rdmaorder.pingpong.external import ib_write_lat_command
+
+    _pin(spec)
+    command = ib_write_lat_command(spec["size"], spec["port"], spec["host"])
+    _say({"pid": os.getpid()})
+    os.execvp(command[0], command)
+
+
 _KINDS = {
     "gateway": _gateway,
     "raw": _raw,
@@ -113,6 +122,7 @@ _KINDS = {
     "udp": _descriptor,
     "zeromq": _zeromq,
     "iceoryx2": _iceoryx2,
+    "ib_write_lat": _ib_write_lat,
 }
 
 

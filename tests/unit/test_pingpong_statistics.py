@@ -13,6 +13,7 @@ from rdmaorder.errors import ConfigError, InputError
 from rdmaorder.pingpong import compare as comparing
 from rdmaorder.pingpong.external import (
     parse_fi_pingpong,
+    parse_hdr_percentiles,
     parse_ib_write_lat,
     parse_ucx_perftest,
 )
@@ -193,6 +194,36 @@ def test_the_output_of_the_tools_is_understood() -> None:
     ib += " 64      1000          1.65           9.87         1.70   1.72   0.12   1.90   4.50\n"
     found = parse_ib_write_lat(ib)
     assert (found["p50_us"], found["p99_us"], found["p99_9_us"]) == (1.70, 1.90, 4.50)
+
+
+def test_percentiles_of_a_histogram_listing_are_understood() -> None:
+    text = """
+           Value   Percentile   TotalCount 1/(1-Percentile)
+
+           0.190     0.000000            1           1.00
+           0.231     0.500000        10000           2.00
+           0.402     0.990625        19813         106.67
+           9.811     1.000000        20000            inf
+    #[Mean    =        0.240, StdDeviation   =        0.1]
+    """
+    found = parse_hdr_percentiles(text)
+    assert found == {"p50_us": 0.231, "p90_us": 0.402, "p99_us": 0.402, "p99_9_us": 9.811}
+
+
+def test_files_of_pytest_benchmark_are_compared_the_same_way(tmp_path: Path) -> None:
+    files = []
+    for factor in (1.0, 1.5):
+        path = tmp_path / f"{factor}.json"
+        rounds = [factor * 1e-6 * (1 + n % 7 / 100) for n in range(100)]
+        benchmark = {"name": "test_call", "stats": {"data": rounds}, "extra_info": {"calls": 10}}
+        machine = {"release": "6.1", "python_version": "3.11", "cpu": {"brand_raw": "X"}}
+        path.write_text(json.dumps({"machine_info": machine, "benchmarks": [benchmark]}))
+        files.append(comparing.load(path))
+    assert comparing.unlike(*files) == []
+    result = comparing.compare(*files, fail_above=0.1)
+    assert result.failed
+    assert result.changes[0].level == "call"
+    assert result.changes[0].before == pytest.approx(103, abs=1)
 
 
 HOST = {
