@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from rdmaorder import __version__
-from rdmaorder.cli import demo, devices, gateway, journal, kill, pingpong, reconcile, replay, stat
+from rdmaorder.cli import (
+    chaos,
+    demo,
+    devices,
+    gateway,
+    journal,
+    kill,
+    pingpong,
+    reconcile,
+    replay,
+    stat,
+)
 from rdmaorder.errors import RdmaOrderError
 
 __all__ = ["main"]
@@ -21,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rdmaorder {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (gateway, kill, replay, reconcile, journal, stat, pingpong, devices, demo):
+    for module in (gateway, kill, replay, reconcile, journal, stat, pingpong, devices, demo, chaos):
         module.add_parser(subparsers)
     return parser
 

@@ -12,7 +12,7 @@ import house
 import pytest
 
 PACKAGE = house.ROOT / "rdmaorder"
-LEAVES = ("doctor", "bench", "monitor", "pingpong")
+LEAVES = ("doctor", "bench", "monitor", "pingpong", "chaos")
 # Only these may know a leaf: the command line hands a user to it.
 MAY_USE_LEAVES = ("cli",)
 
