@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,8 @@ SERVER, CLIENT = "10.1.0.1", "10.1.0.2"
 PATIENCE_S = 120
 BENCH = ROOT / "build" / "release" / "bench_rdma"
 PYVERBS = ROOT / "benchmarks" / "pyverbs_post.py"
+
+_ports = itertools.count(18600)
 
 Measure = Callable[[], float]
 
@@ -68,24 +72,31 @@ def between(
     except FileNotFoundError:
         raise Unmeasured("taskset is not installed") from None
     try:
-        wanted = f":{port:04X} "
         for _ in range(300):
-            tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-            if wanted in tables or waiting.poll() is not None:
+            if is_listening(port) or waiting.poll() is not None:
                 break
             time.sleep(0.1)
+        if waiting.poll() is not None:
+            raise Unmeasured(f"its server ended with status {waiting.returncode}")
         return output_of(["taskset", "-c", "0", *client], env[1])
     finally:
         waiting.kill()
         waiting.wait()
 
 
+def is_listening(port: int) -> bool:
+    """A row of /proc/net/tcp with this local port in state LISTEN (0A)."""
+    tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    return re.search(rf":{port:04X} \S+ 0A ", tables) is not None
+
+
 def perftest_row(program: str, size: int, *words: str) -> list[str]:
     """The row of numbers that perftest prints."""
-    common = [program, "-F", "-s", str(size), *words]
+    port = next(_ports)  # each its own: the last one's may still be in TIME_WAIT
+    common = [program, "-F", "-s", str(size), "-p", str(port), *words]
     server = [*common, "-d", "rxe0", "-x", gid_index("rxe0", "0a01:0001")]
     client = [*common, "-d", "rxe1", "-x", gid_index("rxe1", "0a01:0002"), SERVER]
-    shown = between(server, client, 18515, ({}, {}))
+    shown = between(server, client, port, ({}, {}))
     for line in shown.splitlines():
         if line.split()[:1] == [str(size)]:
             return line.split()
@@ -114,9 +125,12 @@ def ours(scenario: str) -> Measure:
 def ucx() -> float:
     """Active messages, one way, microseconds."""
     words = ["ucx_perftest", "-t", "ucp_am_lat", "-s", "64", "-n", "2000", "-w", "200"]
-    common = {"UCX_TLS": "rc_verbs,self", "UCX_IB_ROCE_REACHABILITY_MODE": "all"}
     ends = [
-        {**common, "UCX_NET_DEVICES": f"{device}:1", "UCX_IB_GID_INDEX": gid_index(device, end)}
+        {
+            "UCX_TLS": "rc_verbs,ud_verbs,self",
+            "UCX_NET_DEVICES": f"{device}:1",
+            "UCX_IB_GID_INDEX": gid_index(device, end),
+        }
         for device, end in (("rxe0", "0a01:0001"), ("rxe1", "0a01:0002"))
     ]
     shown = between(words, [*words, SERVER], 13337, (ends[0], ends[1]))
@@ -182,6 +196,7 @@ MEASURES: dict[str, Measure] = {
     "session_256": ours("session_256"),
     "ib_write_bw_64": write_bw(64),
     "rate_64": ours("rate_64"),
+    "post_64": ours("post_64"),
     "pyverbs_post": pyverbs_post,
     "python_new_order": python_new_order,
 }

@@ -3,8 +3,6 @@
 // Between two RDMA devices of this machine, in two pinned processes: one-way latency (round trip /
 // 2) of bare puts and of the full session, and messages a second. Runs are interleaved. Prints one
 // JSON object a run. perftest measures the same devices beside it: benchmarks/rdma.py.
-#include <map>
-
 #include "bench/full_session.hpp"
 #include "bench/json.hpp"
 #include "bench/options.hpp"
@@ -41,9 +39,11 @@ void await(const LoneWord& word) {
 /// VerbsTransport::put both ways; the last word carries a sequence.
 class VerbsPut final : public Scenario {
  public:
-  VerbsPut(std::uint32_t bytes, const Options& options)
-      : Scenario("put_" + std::to_string(bytes)),
+  /// `post_only`: the call alone, without waiting for the answer.
+  VerbsPut(std::uint32_t bytes, bool post_only, const Options& options)
+      : Scenario((post_only ? "post_" : "put_") + std::to_string(bytes)),
         bytes_(bytes),
+        post_only_(post_only),
         own_config_(config_of(options.text("own", ""), bytes)),
         peer_config_(config_of(options.text("peer", ""), bytes)),
         meeting_(make_shared<Meeting>()) {}
@@ -69,6 +69,14 @@ class VerbsPut final : public Scenario {
   void run(RoundTrips& round_trips) override {
     await(meeting_->peer_ready);
     std::uint64_t sequence = load_relaxed(&meeting_->last_sequence.value);
+    if (post_only_) {
+      // Twice, because what is printed is half of a round trip.
+      round_trips([&] {
+        send(0);
+        send(0);
+      });
+      return;
+    }
     round_trips([&] {
       send(++sequence);
       (void)arrived(sequence, [] { return false; });
@@ -84,7 +92,12 @@ class VerbsPut final : public Scenario {
   }
   void send(std::uint64_t sequence) {
     words_[bytes_ / 8 - 1] = sequence;
-    if (!ok(transport_->put(0, words_, bytes_))) throw std::runtime_error(transport_->failure());
+    Status status = transport_->put(0, words_, bytes_);
+    while (status == Status::kFull) {
+      (void)transport_->progress();
+      status = transport_->put(0, words_, bytes_);
+    }
+    if (!ok(status)) throw std::runtime_error(transport_->failure());
   }
   template <class Stopped>
   bool arrived(std::uint64_t sequence, Stopped&& stopped) {
@@ -95,6 +108,7 @@ class VerbsPut final : public Scenario {
   }
 
   std::uint32_t bytes_;
+  bool post_only_;
   VerbsConfig own_config_, peer_config_;
   Meeting* meeting_;
   memory::Window window_;
@@ -244,10 +258,11 @@ int run(const Options& options) {
   const std::uint64_t run_ns = options.number("run-ms", 500) * 1'000'000;
   std::vector<std::unique_ptr<Scenario>> scenarios;
   for (const std::uint32_t bytes : {64U, 256U}) {
-    scenarios.push_back(std::make_unique<VerbsPut>(bytes, options));
+    scenarios.push_back(std::make_unique<VerbsPut>(bytes, false, options));
     scenarios.push_back(std::make_unique<VerbsSession>(bytes, true, options));
   }
   scenarios.push_back(std::make_unique<VerbsSession>(64, false, options));
+  scenarios.push_back(std::make_unique<VerbsPut>(64, true, options));
   const std::string only = options.text("only", "");
   if (!only.empty()) {
     std::erase_if(scenarios, [&](const auto& each) { return !in_list(only, each->name()); });
