@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from rdmaorder import _core
-from rdmaorder.errors import ConfigError, RdmaOrderError
+from rdmaorder.errors import ConfigError, RdmaOrderError, Refused
 from rdmaorder.messages import (
     FATE_RECORD,
     SCHEMA_ID,
@@ -28,6 +28,8 @@ __all__ = ["Session", "SessionEvent", "connect"]
 
 _NS = 1_000_000_000
 _SLOTS_MIN, _SLOTS_MAX = 8, 1 << 20
+#: Code of the refusal to ask the gateway without a link.
+_NO_LINK = "NotConnected"
 _DEBUG_TIMEOUT_S = 3600.0
 _DEBUG_BANNER = """\
 ************************************************************************
@@ -144,9 +146,14 @@ class Session(_core.SessionCore):
         ANSWERED are final answers; TAKEN means journalled and handed on, without a report yet.
         Raises what :meth:`reconnect` raises, and Refused when the gateway has no journal.
         """
-        if self.status()["state"] in ("dead", "closed"):
+        timeout_ns = _to_ns("timeout_s", timeout_s)
+        try:
+            raw = _core.session_resolve(self, timeout_ns)
+        except Refused as error:
+            if error.code != _NO_LINK:
+                raise
             self.reconnect(timeout_s)
-        raw = _core.session_resolve(self, _to_ns("timeout_s", timeout_s))
+            raw = _core.session_resolve(self, timeout_ns)
         fates: Records = np.frombuffer(raw, FATE_RECORD).copy()
         return fates
 
@@ -157,12 +164,15 @@ class Session(_core.SessionCore):
         anew gets those of the one before), and what it has not taken yet stands as NOT_TAKEN. On a
         dead one only the sequences without a report are known, as UNKNOWN.
         """
-        if self.status()["state"] not in ("dead", "closed"):
-            open_now = _core.session_open_orders(self, _to_ns("timeout_s", timeout_s))
-            known = np.frombuffer(open_now, FATE_RECORD)
-            resolved = self.resolve(timeout_s)
+        timeout_ns = _to_ns("timeout_s", timeout_s)
+        try:
+            known = np.frombuffer(_core.session_open_orders(self, timeout_ns), FATE_RECORD)
+            resolved = np.frombuffer(_core.session_resolve(self, timeout_ns), FATE_RECORD)
             waiting = resolved[resolved["fate"] == Fate.NOT_TAKEN]
             return np.concatenate([known, waiting])
+        except Refused as error:
+            if error.code != _NO_LINK:
+                raise
         sequences = _core.session_unknown(self)
         unknown = np.zeros(len(sequences), FATE_RECORD)
         unknown["sequence"] = sequences

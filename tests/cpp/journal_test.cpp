@@ -7,6 +7,7 @@
 #include "journal/format.hpp"
 #include "journal_support.hpp"
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/journal_reader.hpp"
 
 namespace rdmaorder::journal {
 namespace {
@@ -288,6 +289,33 @@ TEST_F(Journal, AScanMayStopEarly) {
   std::uint64_t seen = 0;
   static_cast<void>(scan(directory_, [&](const Record&) { return ++seen < 4; }));
   EXPECT_EQ(seen, 4U);
+}
+
+TEST_F(Journal, CanBeReadFromThePlaceOfAnyRecordAndFromWhereTheWriterStands) {
+  std::vector<Location> places;
+  {
+    const auto writer = open();
+    for (std::uint64_t i = 0; i < 2 * kPerSegment + 3; ++i) {
+      places.push_back(writer->location());
+      ASSERT_EQ(append_next(*writer), Status::kOk);
+    }
+  }
+  std::vector<Location> read_places;
+  (void)scan(directory_, [&](const Record& record) {
+    read_places.push_back({record.segment, record.offset, record.position});
+    return true;
+  });
+  ASSERT_EQ(read_places.size(), places.size());
+  for (std::size_t i = 0; i < places.size(); i += 101) {
+    for (const Location& place : {places[i], read_places[i]}) {
+      Reader reader(directory_, place);
+      Record record;
+      std::uint64_t position = i + 1;
+      while (reader.next(record)) ASSERT_TRUE(is_right(record, position++));
+      ASSERT_EQ(position, places.size() + 1) << "from record " << i + 1;
+    }
+  }
+  EXPECT_THROW(Reader(directory_, {9, kSegmentHeaderBytes, 1}), Error);
 }
 
 TEST_F(Journal, AnEmptyDirectoryIsACleanJournalOfNothing) {

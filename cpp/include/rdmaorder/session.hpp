@@ -26,6 +26,8 @@ namespace rdmaorder {
 enum class LinkState : std::uint8_t { kLive, kSuspect, kDead, kClosed };
 const char* link_state_name(LinkState state) noexcept;
 
+class KeepingTransport;
+
 struct SessionConfig {
   control::ConnectRequest connect;
   std::uint64_t suspect_after_ns = 20'000'000;  ///< no heartbeat for this long: SUSPECT
@@ -147,7 +149,7 @@ class Session {
   [[nodiscard]] std::uint32_t slot_bytes() const noexcept { return slot_bytes_; }
   [[nodiscard]] const control::Established& established() const noexcept { return established_; }
   /// For its facts; its data path stays the session's.
-  [[nodiscard]] transport::Transport& transport() noexcept { return link_.transport(); }
+  [[nodiscard]] transport::Transport& transport() noexcept;
   [[nodiscard]] const ring::ReaderCounts& reader_counts() const noexcept {
     return link_.reader().counts();
   }
@@ -188,7 +190,6 @@ class Session {
     *sequence = link_.writer().next_sequence() - 1;
     stamps_[*sequence & (kStampCount - 1)] = now;
     ++counts_.sent;
-    if (RDMAORDER_UNLIKELY(!history_.empty())) keep(*sequence, slot_words, 1);
     return Status::kOk;
   }
   /// Cancels pass a halted or throttled gateway; nothing passes a link that is not LIVE.
@@ -204,13 +205,9 @@ class Session {
   void judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept;
   void ask_socket() noexcept;
   void fail(LinkState state, const std::string& cause) noexcept;
-  void keep(std::uint64_t sequence, const std::uint64_t* slots, std::uint32_t count) noexcept;
-  /// Where in history_ the message of a sequence is; its capacity is a power of two.
-  [[nodiscard]] std::size_t history_place(std::uint64_t sequence) const noexcept {
-    const std::size_t slot_words = slot_bytes_ / 8;
-    return ((sequence - 1) & (history_.size() / slot_words - 1)) * slot_words;
-  }
-  void resend(std::uint64_t from_sequence, std::uint64_t count) noexcept;
+  [[nodiscard]] std::unique_ptr<transport::Transport> watched(
+      std::unique_ptr<transport::Transport> transport);
+  void resend(std::vector<std::uint64_t> slots) noexcept;
   [[nodiscard]] control::Connection& connection();
   void end_link() noexcept;
   void begin_link(control::Established established,
@@ -236,6 +233,7 @@ class Session {
   // cold
   SessionConfig config_;
   control::Established established_;
+  KeepingTransport* kept_ = nullptr;  ///< the link's transport where resend_on_gap asks for it
   Link link_;
   const TickRate& rate_;
   std::vector<std::uint64_t> wide_slot_;     ///< sends in slots over 64 bytes; tail stays zero
@@ -244,9 +242,6 @@ class Session {
   std::uint64_t peer_heartbeat_ = 0;
   std::uint64_t last_alive_ticks_ = 0;
   std::uint64_t torn_since_ticks_ = 0;
-  /// The last messages sent, by slot of the order ring; empty unless resend_on_gap. What a gateway
-  /// has not applied is at most one ring.
-  std::vector<std::uint64_t> history_;
   std::vector<wire::SessionEvent> events_;
   std::size_t event_head_ = 0;
   std::size_t event_count_ = 0;

@@ -82,9 +82,14 @@ void Gateway::Replay::fill(Job& job, const Receiver::ReplayState& state) {
 }
 
 Gateway::Replay::Result Gateway::Replay::serve(Job& job) {
-  Receiver::ReplayState state;
-  bool wanted = false;
-  receiver_.call([&] { wanted = receiver_.replay_state(job.session_index, job.epoch, &state); });
+  bool wanted = true;
+  Receiver::ReplayState& state = job.state;
+  const auto ask = [&] {
+    state = {};
+    wanted = receiver_.replay_state(job.session_index, job.epoch, &state);
+  };
+  if (!job.asked) receiver_.call(ask);
+  job.asked = false;
   if (!wanted) return Result::kDone;
   if (state.next == 0 || state.credit_count == 0) return Result::kWaiting;
   if (job.reader == nullptr || job.next != state.next) {  // begins, or not all of it was taken
@@ -94,8 +99,13 @@ Gateway::Replay::Result Gateway::Replay::serve(Job& job) {
     job.held_sequence = 0;
   }
   fill(job, state);
-  receiver_.call([&] { receiver_.replay_send(job.session_index, job.epoch, slots_); });
-  return Result::kSent;
+  // One turn of the receiver a batch: it takes this one and says what it wants next.
+  receiver_.call([&] {
+    receiver_.replay_send(job.session_index, job.epoch, slots_);
+    ask();
+  });
+  job.asked = wanted;
+  return wanted ? Result::kSent : Result::kDone;
 }
 
 bool Gateway::Replay::pass() {

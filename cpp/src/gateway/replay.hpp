@@ -35,12 +35,14 @@ class Gateway::Replay {
   void stop();
 
  private:
-  static constexpr std::uint32_t kBatchCount = 64;
+  static constexpr std::uint32_t kBatchCount = 128;
   struct Job {
     std::uint32_t session_index = 0;
     std::uint64_t epoch = 0;
     std::unique_ptr<journal::Reader> reader;
     std::uint64_t next = 0;  ///< sequence behind the last report sent
+    bool asked = false;      ///< `state` is that of the moment after the last batch
+    Receiver::ReplayState state;
     // A report that was read and whose turn has not come.
     std::uint64_t held_sequence = 0;
     std::vector<std::byte> held;

@@ -33,7 +33,6 @@ std::uint32_t Session::try_send_batch(const std::uint64_t* slots, std::uint32_t 
   std::uint32_t sent = 0;
   const auto stamp = [&](std::uint32_t n) {
     std::uint64_t sequence = link_.writer().next_sequence() - n;
-    if (!history_.empty()) keep(sequence, slots + std::size_t{sent} * slot_words, n);
     for (std::uint32_t i = 0; i < n; ++i) stamps_[sequence++ & (kStampCount - 1)] = now;
     counts_.sent += n;
     sent += n;

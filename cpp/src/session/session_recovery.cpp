@@ -14,6 +14,9 @@ constexpr std::uint32_t kPageCount = 1000;
 
 control::Connection& Session::connection() {
   check_link();
+  // A gateway that died a moment ago has not missed enough heartbeats yet; its socket tells at
+  // once.
+  if (state_ == LinkState::kLive || state_ == LinkState::kSuspect) ask_socket();
   if (established_.connection == nullptr || state_ == LinkState::kDead ||
       state_ == LinkState::kClosed) {
     throw Error(ErrorKind::kRefused,
@@ -76,28 +79,11 @@ std::uint64_t Session::kill(std::uint64_t timeout_ns) {
   return canceled;
 }
 
-void Session::keep(std::uint64_t sequence, const std::uint64_t* slots,
-                   std::uint32_t count) noexcept {
+void Session::resend(std::vector<std::uint64_t> slots) noexcept {
   const std::size_t slot_words = slot_bytes_ / 8;
-  for (std::uint32_t i = 0; i < count; ++i, slots += slot_words) {
-    std::copy_n(slots, slot_words, &history_[history_place(sequence + i)]);
-  }
-}
-
-// The copies are where the ring had them; the new ones go through a buffer of their own, for they
-// take those places one after the other.
-void Session::resend(std::uint64_t from_sequence, std::uint64_t count) noexcept {
-  const std::size_t slot_words = slot_bytes_ / 8;
-  const std::uint64_t kept = std::min<std::uint64_t>(count, history_.size() / slot_words);
-  const std::uint64_t first = from_sequence + (count - kept);
-  std::vector<std::uint64_t> copies(static_cast<std::size_t>(kept) * slot_words);
-  for (std::uint64_t i = 0; i < kept; ++i) {
-    std::copy_n(&history_[history_place(first + i)], slot_words,
-                &copies[static_cast<std::size_t>(i) * slot_words]);
-  }
   const std::uint64_t first_again = next_sequence();
-  for (std::uint64_t i = 0; i < kept; ++i) {
-    std::uint64_t* slot = &copies[static_cast<std::size_t>(i) * slot_words];
+  for (std::size_t i = 0; i + slot_words <= slots.size(); i += slot_words) {
+    std::uint64_t* slot = &slots[i];
     wire::MessageHeader header;
     std::memcpy(&header, slot, sizeof header);
     const bool ours = header.schema_id == wire::kSchemaId;

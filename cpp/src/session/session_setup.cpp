@@ -5,6 +5,7 @@
 #include "rdmaorder/session.hpp"
 #include "rdmaorder/transport/shm.hpp"
 #include "session/fault_seam.hpp"
+#include "session/keeping_transport.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -91,7 +92,7 @@ Session::Session(const SessionConfig& config, control::Established established,
       stamps_(kStampCount, 0),
       config_(config),
       established_(std::move(established)),
-      link_(link_config(established_), std::move(transport)),
+      link_(link_config(established_), watched(std::move(transport))),
       rate_(TickRate::get()),
       wide_slot_(slot_bytes_ / 8, 0),
       wide_inbound_(slot_bytes_ / 8, 0),
@@ -99,14 +100,24 @@ Session::Session(const SessionConfig& config, control::Established established,
   check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
   last_check_ticks_ = ticks();
   last_alive_ticks_ = last_check_ticks_;  // the handshake has just shown life
-  if (config_.resend_on_gap) {
-    history_.assign(std::size_t{established_.order_geometry.slot_count} * slot_bytes_ / 8, 0);
-  }
   tell_handshake();
   publish();
 }
 
 Session::~Session() { close(0); }
+
+std::unique_ptr<transport::Transport> Session::watched(
+    std::unique_ptr<transport::Transport> transport) {
+  if (!config_.resend_on_gap) return transport;
+  auto keeping =
+      std::make_unique<KeepingTransport>(std::move(transport), established_.order_geometry);
+  kept_ = keeping.get();
+  return keeping;
+}
+
+transport::Transport& Session::transport() noexcept {
+  return kept_ != nullptr ? kept_->inner() : link_.transport();
+}
 
 bool Session::close(std::uint64_t timeout_ns) noexcept {
   if (state_ == LinkState::kClosed) return false;
@@ -134,9 +145,14 @@ void Session::end_link() noexcept {
 
 void Session::begin_link(control::Established established,
                          std::unique_ptr<transport::Transport> transport) {
+  const std::uint64_t end = established.next_order_sequence;
+  const std::uint64_t missing = std::min<std::uint64_t>(established.not_applied_count, kStampCount);
+  const std::uint64_t ring = link_.writer().geometry().slot_count;
+  std::vector<std::uint64_t> again;
+  if (kept_ != nullptr) again = kept_->last(end, std::min(missing, ring));
   memory::Window old_window = std::move(established_.report_window);  // until the link has let go
   established_ = std::move(established);
-  link_ = Link(link_config(established_), std::move(transport));
+  link_ = Link(link_config(established_), watched(std::move(transport)));
   state_ = LinkState::kLive;
   cause_.clear();
   heartbeat_ = peer_heartbeat_ = 0;
@@ -148,11 +164,8 @@ void Session::begin_link(control::Established established,
   tell_handshake();
   publish();
   // Their fate is known: never applied.
-  const std::uint64_t end = established_.next_order_sequence;
-  const std::uint64_t missing =
-      std::min<std::uint64_t>(established_.not_applied_count, kStampCount);
   for (std::uint64_t n = end - missing; n < end; ++n) stamps_[n & (kStampCount - 1)] = 0;
-  if (!history_.empty()) resend(end - missing, missing);
+  if (!again.empty()) resend(std::move(again));
 }
 
 void Session::reconnect(std::uint64_t timeout_ns) {

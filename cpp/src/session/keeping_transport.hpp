@@ -1,0 +1,53 @@
+// Keeps a copy of what was put into the order ring, for messages that may have to be sent again. A
+// session that does not ask for that has none of this on its path.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "rdmaorder/ring/geometry.hpp"
+#include "rdmaorder/transport/transport.hpp"
+
+namespace rdmaorder {
+
+class KeepingTransport final : public transport::Transport {
+ public:
+  KeepingTransport(std::unique_ptr<Transport> inner, const ring::Geometry& orders)
+      : inner_(std::move(inner)), orders_(orders), copy_(orders.ring_bytes() / 8, 0) {}
+
+  Status put(std::uint64_t offset_bytes, const void* source,
+             std::uint32_t bytes) noexcept override {
+    const Status status = inner_->put(offset_bytes, source, bytes);
+    if (offset_bytes >= orders_.offset_bytes && ok(status)) {
+      std::memcpy(&copy_[(offset_bytes - orders_.offset_bytes) / 8], source, bytes);
+    }
+    return status;
+  }
+  Status progress() noexcept override { return inner_->progress(); }
+  [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
+  [[nodiscard]] std::string failure() const override { return inner_->failure(); }
+  void close() noexcept override { inner_->close(); }
+
+  [[nodiscard]] Transport& inner() noexcept { return *inner_; }
+  /// The slots of the last `count` sequences before `end`, oldest first; `count` at most a ring.
+  [[nodiscard]] std::vector<std::uint64_t> last(std::uint64_t end, std::uint64_t count) const {
+    const std::size_t slot_words = orders_.slot_bytes / 8;
+    std::vector<std::uint64_t> slots;
+    slots.reserve(static_cast<std::size_t>(count) * slot_words);
+    for (std::uint64_t sequence = end - count; sequence < end; ++sequence) {
+      const auto* slot = &copy_[orders_.slot_index(sequence) * slot_words];
+      slots.insert(slots.end(), slot, slot + slot_words);
+    }
+    return slots;
+  }
+
+ private:
+  std::unique_ptr<Transport> inner_;
+  ring::Geometry orders_;
+  std::vector<std::uint64_t> copy_;  ///< of the order ring
+};
+
+}  // namespace rdmaorder
