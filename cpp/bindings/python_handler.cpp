@@ -58,8 +58,14 @@ PythonHandler::Turn::~Turn() {
 
 PythonHandler::~PythonHandler() {
   const py::gil_scoped_acquire gil;
-  // Its thread has ended: nothing runs in this state any more.
-  if (thread_state_ != nullptr) {
+  // Its thread has ended: nothing runs in this state any more. An interpreter that ends has deleted
+  // the states of all other threads before it collects what is left, a gateway perhaps.
+#if PY_VERSION_HEX >= 0x030D0000
+  const bool finalizing = Py_IsFinalizing() != 0;
+#else
+  const bool finalizing = _Py_IsFinalizing() != 0;
+#endif
+  if (thread_state_ != nullptr && !finalizing) {
     PyThreadState_Clear(thread_state_);
     PyThreadState_Delete(thread_state_);
   }
