@@ -17,6 +17,7 @@ __all__ = ["plot_latency", "require_matplotlib", "time_text"]
 
 _INK, _SECONDARY, _GRID = "#1f2933", "#52606d", "#d9dee4"
 _COLOURS = ("#1f6feb", "#d1495b", "#2a9d8f", "#e09f3e", "#6d597a", "#495057")
+_DASHES = ("-", "--", ":")
 _MARKED = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
@@ -64,9 +65,11 @@ def plot_latency(
     figure = Figure(figsize=(10, 5.6), dpi=150, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     most = max(latency.count for latency in filled.values())
-    for (label, latency), colour in zip(filled.items(), _COLOURS * len(filled), strict=False):
+    for number, (label, latency) in enumerate(filled.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
         rarity, times_ns = _curve(latency)
-        axes.step(rarity, times_ns, where="post", color=colour, linewidth=2, label=label)
+        axes.step(rarity, times_ns, where="post", color=colour, ls=dashes, linewidth=2, label=label)
         if len(filled) == 1:
             _mark(axes, latency, colour)
 

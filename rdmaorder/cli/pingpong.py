@@ -334,7 +334,9 @@ def _client(args: argparse.Namespace) -> int:
     notes = Console(stderr=True, highlight=False)
     with contextlib.ExitStack() as stack:
         if args.to is not None:
-            address: Address | None = _address("--to", args.to)
+            mark = "&" if "?" in args.to else "?"
+            own = f"{mark}device={args.device}" if args.device else ""
+            address: Address | None = _address("--to", args.to + own)
         else:
             address = stack.enter_context(_local_server(args, plan))
         status = stack.enter_context(notes.status("starting")) if not args.quiet else None

@@ -152,6 +152,17 @@ def environment(cpus: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+_SENT_AGAIN = ("retr", "timeout", "seq_err", "out_of_sequence", "rnr")
+
+
+def sent_again() -> int:
+    """Counters of this host's RDMA devices that go up when something is sent again, summed."""
+    found = Path("/sys/class/infiniband").glob("*/ports/*/hw_counters/*")
+    names = [path for path in found if any(part in path.name for part in _SENT_AGAIN)]
+    values = [read(path) for path in names]
+    return sum(int(value) for value in values if value.isdigit())
+
+
 def run_facts() -> dict[str, int]:
     """Counts that go up while something runs; differences belong to the run."""
     return {"steal_ticks": _steal_ticks()}

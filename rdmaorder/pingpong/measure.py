@@ -127,6 +127,7 @@ class Turns:
         self._samples.fill(0)
         before = self.floor_ns()
         other.resume()
+        again = env.sent_again()
         try:
             with _pinned(self._plan.client_cpu):
                 facts = measured()
@@ -141,6 +142,7 @@ class Turns:
             facts,
             rate_asked=rate_asked,
         )
+        facts["retransmissions"] = env.sent_again() - again
         run.collections = facts.get("collections", [])
         self._keep_stages(run, other)
         if facts["ending"] == "done":

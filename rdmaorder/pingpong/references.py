@@ -121,7 +121,7 @@ class ZeroMq(_Served):
         self._blocking = name == "zeromq"
         super().__init__(peer, plan, "zeromq", library=self._library, blocking=self._blocking)
         how = "blocking in zmq_recv" if self._blocking else "spinning on ZMQ_DONTWAIT"
-        self.facts = {"what": f"ZeroMQ PAIR over ipc, {how}, C++ on {self._library}"}
+        self.facts = {"what": f"ZeroMQ PAIR over ipc, {how}, C++ on {Path(self._library).name}"}
 
     def run(self, samples: Words, warm_up: int) -> Facts:
         """Tens of microseconds each."""

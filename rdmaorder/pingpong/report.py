@@ -96,7 +96,7 @@ def _times(result: dict[str, Any], key: str, title: str) -> Any:
             name,
             f"{level['count']:,}",
             *(time_text(times.get(column)) for column in _COLUMNS),
-            "" if adds is None else f"{adds:+.0f} ns",
+            "" if adds is None else ("−" if adds < 0 else "+") + time_text(abs(adds)),
         )
     for name, reference in result["references"].items():
         times = reference[key]

@@ -136,6 +136,8 @@ class Run:
             "bad_payloads": self.bad,
             "torn": int(self.facts.get("torn", 0)),
         }
+        if self.facts.get("retransmissions"):
+            result["retransmissions"] = self.facts["retransmissions"]
         if self.discarded:
             result["discarded"] = self.discarded
         if self.facts.get("cause"):
