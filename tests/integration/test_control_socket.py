@@ -147,7 +147,7 @@ def test_a_path_too_long_for_the_kernel_is_named(start: Start, tmp_path: Path) -
 STARTER = """
 import asyncio, sys
 from rdmaorder.errors import ConfigError
-from rdmaorder.gateway.shm_only import listen
+from rdmaorder.gateway.unix_socket import listen
 sys.stdin.readline()
 try:
     kept = listen(sys.argv[1], 0o600)

@@ -136,7 +136,6 @@ struct KillResult {
   std::uint64_t fence_ns = 0;  ///< from the call to the moment the old link can write no more
 };
 
-/// Thread-safe where the methods say so.
 /// Where an order was at which tick of the gateway's cycle counter, for measuring. 0: it did not
 /// get there. One row of eight words.
 struct OrderStamps {
@@ -151,6 +150,7 @@ struct OrderStamps {
 };
 static_assert(sizeof(OrderStamps) == 64);
 
+/// Thread-safe where the methods say so.
 class Gateway {
  public:
   /// `journal_writer` may be null: nothing is kept, nothing survives. `recovered`: what that
