@@ -28,6 +28,8 @@ _PATIENCE_S: Final = 30.0
 #: Room in the ledger, beyond the orders asked for, for faults that take many to get through.
 _ORDERS_PER_FAULT: Final = 512
 _LONG_S: Final = 1800.0
+#: Far more in a row than there are cancels, which pass without a journal.
+_RUN_ORDERS: Final = 256
 _LOOK_S: Final = 0.000_2
 _SEGMENT_MIB: Final = 1
 #: Orders that fill what is left of one segment and the next, prepared one.
@@ -339,17 +341,19 @@ class Supervisor:
         if self._board.get("unjournalled") == refused:
             self._fail(f"disk-full: {DISK_FULL_ORDERS} orders were taken without room for them")
         started_s = time.monotonic()
-        self._board.set("limit", 0)
         while True:  # until a run of orders is answered and none of them refused
-            self._await_flow()
             refused = self._board.get("unjournalled")
-            self._await_flow()
+            self._let(_RUN_ORDERS)
+            self._await(self._limit_is_answered, "a run of orders answered")
             if self._board.get("unjournalled") == refused:
                 break
             if time.monotonic() - started_s > _PATIENCE_S:
                 raise _StuckError("the journal does not write again although there is room")
         self.outcome.unjournalled.append((first + 1, self._last_report()))
         self.outcome.recovery_ms.append((time.monotonic() - started_s) * 1e3)
+
+    def _limit_is_answered(self) -> bool:
+        return self._board.get("answered") >= self._board.get("limit")
 
     def _last_report(self) -> int:
         reports = self._reports.written

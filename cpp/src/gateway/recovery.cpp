@@ -56,7 +56,11 @@ void SessionRecovery::operator()(const journal::Record& record) {
     }
     case journal::RecordKind::kLink: {
       RecoveredSession& session = at(record.session_index).session;
-      session.first_undelivered_report = session.next_report_sequence;
+      // Where the link's reports begin: before the newest one when it had some replayed, which
+      // nothing in the journal shows to have been polled.
+      std::uint64_t begin[3] = {0, 0, session.next_report_sequence};
+      std::memcpy(begin, record.payload.data(), std::min(sizeof begin, record.payload.size()));
+      session.first_undelivered_report = begin[2];
       return;
     }
   }
