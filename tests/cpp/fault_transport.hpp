@@ -37,8 +37,11 @@ class FaultTransport final : public Transport {
   using Plan = std::function<Fault(const Put&)>;
 
   explicit FaultTransport(
-      std::unique_ptr<Transport> inner, Plan plan = [](const Put&) { return Fault::kNone; })
-      : plan_(std::move(plan)), inner_(std::move(inner)) {}
+      std::unique_ptr<Transport> inner, std::uint32_t depth = 0,
+      Plan plan = [](const Put&) { return Fault::kNone; })
+      : plan_(std::move(plan)), inner_(std::move(inner)), info_(inner_->info()) {
+    if (depth != 0) info_.depth = depth;
+  }
 
   Status put(std::uint64_t offset_bytes, const void* source,
              std::uint32_t bytes) noexcept override {
@@ -65,7 +68,7 @@ class FaultTransport final : public Transport {
                                                  : status;
   }
   Status progress() noexcept override { return dead_ ? Status::kTransport : inner_->progress(); }
-  [[nodiscard]] const Info& info() const noexcept override { return inner_->info(); }
+  [[nodiscard]] const Info& info() const noexcept override { return info_; }
   [[nodiscard]] std::string failure() const override {
     return dead_ ? "the injected fault broke the link" : inner_->failure();
   }
@@ -103,15 +106,17 @@ class FaultTransport final : public Transport {
 
   Plan plan_;
   std::unique_ptr<Transport> inner_;
+  Info info_;
   std::deque<Held> held_;
   std::uint64_t put_count_ = 0;
   bool dead_ = false;
 };
 
-/// Wraps a transport and keeps a way to it: the link owns it, the test steers it.
+/// Wraps a transport and keeps a way to it: the link owns it, the test steers it. `depth`: what it
+/// says of itself, 0: what the inner one says.
 inline std::pair<std::unique_ptr<Transport>, FaultTransport*> with_faults(
-    std::unique_ptr<Transport> inner) {
-  auto faulty = std::make_unique<FaultTransport>(std::move(inner));
+    std::unique_ptr<Transport> inner, std::uint32_t depth = 0) {
+  auto faulty = std::make_unique<FaultTransport>(std::move(inner), depth);
   FaultTransport* handle = faulty.get();
   return {std::move(faulty), handle};
 }

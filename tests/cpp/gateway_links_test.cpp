@@ -244,6 +244,51 @@ TEST(GatewayLinks, SkipNobodysHeartbeatWhenAnotherLinkEnds) {
   }
 }
 
+TEST(GatewayLinks, LeaveStatusLinesToTheHeartbeatWherePutsAreCostly) {
+  GatewayConfig config = test_config();
+  config.heartbeat_interval_ns = kHour;  // one beat, at the first housekeeping
+  Rig rig(config);
+  Strategy costly = rig.connect("costly", {.transport_depth = 16});
+  Strategy cheap = rig.connect("cheap");
+  ASSERT_TRUE(eventually([&] {
+    rig.gateway->run_pass();
+    costly.session->check_link();
+    return costly.session->peer().heartbeat == 1;
+  }));
+  rig.settle();
+  // One put an order, one a report, until a quarter of the 64 slots is owed.
+  const auto puts = [](const Strategy& of) {
+    return std::pair{of.to_gateway->put_count(), of.to_strategy->put_count()};
+  };
+  const auto exchange = [&](Strategy& of) {
+    const auto before = puts(of);
+    EXPECT_EQ(of.send(), Status::kOk);
+    rig.settle();
+    EXPECT_EQ(of.poll().size(), 1U);
+    EXPECT_EQ(of.poll().size(), 0U);
+    const auto after = puts(of);
+    return std::pair{after.first - before.first, after.second - before.second};
+  };
+  using Puts = std::pair<std::uint64_t, std::uint64_t>;
+  for (int lap = 0; lap < 3; ++lap) {
+    for (int i = 1; i < 16; ++i) EXPECT_EQ(exchange(costly), (Puts{1, 1})) << lap << ' ' << i;
+    EXPECT_EQ(exchange(costly), (Puts{2, 2})) << lap;
+  }
+  EXPECT_EQ(exchange(cheap), (Puts{2, 2}));
+}
+
+TEST(GatewayLinks, TellPositionsWithTheHeartbeatWherePutsAreCostly) {
+  Rig rig;  // a beat each 0.1 ms
+  Strategy costly = rig.connect("a", {.transport_depth = 16});
+  ASSERT_EQ(costly.send(), Status::kOk);
+  const std::uint64_t sent = costly.to_gateway->put_count();
+  ASSERT_TRUE(eventually([&] {
+    rig.gateway->run_pass();
+    (void)costly.poll();
+    return costly.session->peer().applied == 1 && costly.to_gateway->put_count() > sent;
+  }));
+}
+
 // --- recovery -----------------------------------------------------------------------------------
 
 TEST(GatewayRecovery, ContinuesTheSessionsOfTheJournal) {

@@ -154,6 +154,7 @@ struct Options {
   std::uint32_t report_slot_count = 64;
   std::uint16_t schema_id = wire::kSchemaId;
   std::uint64_t next_order_sequence = 0;
+  std::uint32_t transport_depth = 0;  ///< what both transports say; 0: puts cost nothing
   SessionConfig session = {.connect = {},
                            .suspect_after_ns = kHour,
                            .dead_after_ns = 2 * kHour,
@@ -236,8 +237,8 @@ class Rig {
     request.session_index = grant.session_index;
     request.next_order_sequence = options.next_order_sequence;
     request.report_geometry = made.report_geometry;
-    auto [down, down_faults] =
-        transport::with_faults(transport::make_shm(ring_support::map_again(made.report_window)));
+    auto [down, down_faults] = transport::with_faults(
+        transport::make_shm(ring_support::map_again(made.report_window)), options.transport_depth);
     request.transport = std::move(down);
     strategy.to_strategy = down_faults;
     strategy.attached = gateway->attach(std::move(request));
@@ -252,7 +253,8 @@ class Rig {
     made.cancel_reserve_count = gateway->config().cancel_reserve_count;
     made.heartbeat_interval_ns = gateway->config().heartbeat_interval_ns;
     auto [up, up_faults] = transport::with_faults(
-        transport::make_shm(ring_support::map_again(*strategy.attached.order_window)));
+        transport::make_shm(ring_support::map_again(*strategy.attached.order_window)),
+        options.transport_depth);
     strategy.to_gateway = up_faults;
     strategy.session = std::make_unique<Session>(options.session, std::move(made), std::move(up));
     return strategy;

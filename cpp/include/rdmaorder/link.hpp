@@ -47,7 +47,8 @@ class Link {
                 config.outbound_reserve_count),
         peer_(config.own_window_words + ring::kStatusLineOffsetBytes / 8, config.epoch),
         transport_(std::move(transport)),
-        epoch_(config.epoch) {}
+        epoch_(config.epoch),
+        is_put_costly_(transport_ != nullptr && transport_->info().depth != 0) {}
 
   /// Seals and puts one message: header and block complete in `slot_words` (slot_bytes, aligned to
   /// 8; a cache line is best). kOk: in the peer's ring as sequence writer().next_sequence() - 1.
@@ -93,6 +94,10 @@ class Link {
     return reader_.next_sequence() - 1 - published_consumed_;
   }
 
+  /// Each put is work for a device, and two packets on a wire: status lines then wait for a quarter
+  /// of a ring or the heartbeat, where over shared memory they go out in the next idle moment.
+  [[nodiscard]] bool is_put_costly() const noexcept { return is_put_costly_; }
+
   static constexpr std::uint32_t kBatchBytes = 4096;  ///< staging, hence the largest single put
 
  private:
@@ -103,6 +108,7 @@ class Link {
   std::uint64_t epoch_;
   std::uint64_t own_version_ = 0;
   std::uint64_t published_consumed_ = 0;
+  bool is_put_costly_;
   bool corrupt_ = false;  ///< the peer claimed to have taken what was never written
   alignas(kCacheLineBytes) std::uint64_t staging_[kBatchBytes / 8];
 };

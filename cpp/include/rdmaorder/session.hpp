@@ -224,6 +224,7 @@ class Session {
   std::uint32_t slot_bytes_;
   Status gate_ = Status::kOk;
   std::uint64_t last_check_ticks_ = 0;
+  std::uint64_t last_line_ticks_ = 0;  ///< of the last line that check_link_at put
   std::uint64_t check_interval_ticks_ = 0;
   std::uint32_t idle_polls_ = 0;
   LinkState state_ = LinkState::kLive;

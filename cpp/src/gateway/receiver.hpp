@@ -17,7 +17,8 @@ struct GatewaySession {
   bool opaque = false;  ///< a schema of the user's own
   bool attaching = false;
   bool killed = false;  ///< no link until released
-  bool dirty = false;   ///< positions moved since the last status line
+  /// Positions moved since the last status line, or the line is left to the heartbeat.
+  bool dirty = false;
   /// Reports do not go straight to the ring: some wait in the backlog, or in the journal.
   bool queued = false;
   bool replaying = false;  ///< the journal holds what the ring has not yet; see replay.hpp

@@ -195,6 +195,7 @@ bool Gateway::Receiver::install(GatewaySession& session) {
   session.queued = session.replaying || !session.backlog.empty();
   session.failure.clear();
   session.torn_since_ticks = 0;
+  session.dirty = session.link->is_put_costly();  // never put on the list
   const ring::Reader& reader = session.link->reader();
   watches_.push_back({reader.commit_word_address(), reader.idle_word()});
   watched_.push_back(&session);

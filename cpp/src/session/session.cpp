@@ -138,12 +138,13 @@ std::uint32_t Session::poll_slots(std::uint64_t* out, std::uint32_t max_count) n
 }
 
 // Credits go back lazily: at once when a quarter of the ring is owed, else in the first poll that
-// finds nothing, which is a moment in which the strategy waits anyway.
+// finds nothing, which is a moment in which the strategy waits anyway; where puts are costly once a
+// heartbeat interval instead (check_link_at).
 void Session::after_poll(std::uint32_t delivered, Status status) noexcept {
   counts_.reports += delivered;
   if (RDMAORDER_LIKELY(status == Status::kEmpty && delivered == 0)) {
     torn_since_ticks_ = 0;
-    if (link_.unpublished_count() != 0) publish();
+    if (link_.unpublished_count() != 0 && !link_.is_put_costly()) publish();
     if ((++idle_polls_ & (kIdlePollsPerCheck - 1)) == 0) check_link_at(ticks());
     return;
   }

@@ -20,6 +20,10 @@ void Session::check_link_at(std::uint64_t now) noexcept {
     return;
   }
   judge_heartbeat(now, since_last_check);
+  if (link_.unpublished_count() != 0 && now - last_line_ticks_ > 2 * check_interval_ticks_) {
+    last_line_ticks_ = now;
+    publish();
+  }
   update_gate();
 }
 

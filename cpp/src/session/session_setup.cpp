@@ -100,6 +100,7 @@ Session::Session(const SessionConfig& config, control::Established established,
   check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
   last_check_ticks_ = ticks();
   last_alive_ticks_ = last_check_ticks_;  // the handshake has just shown life
+  last_line_ticks_ = last_check_ticks_;
   tell_handshake();
   publish();
 }
@@ -123,6 +124,7 @@ bool Session::close(std::uint64_t timeout_ns) noexcept {
   if (state_ == LinkState::kClosed) return false;
   bool confirmed = false;
   if (established_.connection && state_ != LinkState::kDead) {
+    if (link_.unpublished_count() != 0) publish();  // these reports need no replay
     const std::uint64_t last = next_sequence() - 1;
     std::uint64_t applied = 0;
     confirmed = established_.connection->terminate(last, timeout_ns, &applied) && applied == last;
@@ -158,7 +160,7 @@ void Session::begin_link(control::Established established,
   heartbeat_ = peer_heartbeat_ = 0;
   torn_since_ticks_ = 0;
   check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
-  last_check_ticks_ = last_alive_ticks_ = ticks();
+  last_check_ticks_ = last_alive_ticks_ = last_line_ticks_ = ticks();
   update_gate();
   tell(SessionEventKind::kEstablished, Reason::kNone, established_.next_order_sequence);
   tell_handshake();
