@@ -19,6 +19,12 @@ bool read_message(const journal::Record& record, wire::MessageHeader* header, vo
   return true;
 }
 
+/// The words at the start of the payload; those it does not have stay as they are.
+void read_words(const journal::Record& record, std::span<std::uint64_t> words) {
+  std::copy_n(record.payload.begin(), std::min(words.size_bytes(), record.payload.size()),
+              std::as_writable_bytes(words).begin());
+}
+
 }  // namespace
 
 SessionRecovery::Known& SessionRecovery::at(std::uint32_t session_index) {
@@ -50,7 +56,7 @@ void SessionRecovery::operator()(const journal::Record& record) {
       return take_report(at(record.session_index), record);
     case journal::RecordKind::kNotApplied: {
       std::uint64_t count = 0;
-      std::memcpy(&count, record.payload.data(), std::min(sizeof count, record.payload.size()));
+      read_words(record, std::span(&count, 1));
       at(record.session_index).session.next_order_sequence = record.sequence + count;
       return;
     }
@@ -59,7 +65,7 @@ void SessionRecovery::operator()(const journal::Record& record) {
       // Where the link's reports begin: before the newest one when it had some replayed, which
       // nothing in the journal shows to have been polled.
       std::uint64_t begin[3] = {0, 0, session.next_report_sequence};
-      std::memcpy(begin, record.payload.data(), std::min(sizeof begin, record.payload.size()));
+      read_words(record, begin);
       session.first_undelivered_report = begin[2];
       return;
     }
