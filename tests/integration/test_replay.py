@@ -190,7 +190,13 @@ def test_an_interrupted_replay_prints_what_had_happened(tmp_path: Path, socket: 
     path = recording(tmp_path / "flow.csv", 5000, gap_ns=1_000_000)
     words = [sys.executable, "-m", "rdmaorder", "replay", str(path), "--to", f"shm://{socket}"]
     with gateway(socket, tmp_path / "journal"):
-        strategy = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        strategy = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A shell's background job ignores it, and hands that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert strategy.stdout is not None
         wait_for(lambda: b"answered" in strategy.stdout.readline())  # type: ignore[union-attr]
         strategy.send_signal(signal.SIGINT)
