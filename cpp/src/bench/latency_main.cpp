@@ -14,8 +14,6 @@
 namespace rdmaorder::bench {
 namespace {
 
-using Scenarios = std::vector<std::unique_ptr<Scenario>>;
-
 Scenarios make_scenarios(const std::string& journal_directory) {
   Scenarios all;
   all.push_back(std::make_unique<FloorWord>());
@@ -70,24 +68,11 @@ int run(const Options& options) {
   raise_descriptor_limit();
   const std::uint64_t repeats = options.number("repeats", 5);
   const std::uint64_t run_ns = options.number("run-ms", 40) * 1'000'000;
-  Scenarios scenarios = make_scenarios(options.text("journal", ""));
-  const std::string only = options.text("only", "");
-  if (!only.empty()) {
-    std::erase_if(scenarios, [&](const auto& each) { return !in_list(only, each->name()); });
-  }
   Samples samples(1U << 20);
-  Pair pair(options.own_cpu(), options.peer_cpu());
-  pair.start(
-      [&] {
-        for (const auto& each : scenarios) each->prepare_peer();
-      },
-      [&](std::uint32_t index) { scenarios[index]->serve(pair); });
-  for (const auto& each : scenarios) each->prepare_own(pair.peer());
-  for (std::uint64_t repeat = 0; repeat < repeats; ++repeat) {
-    for (std::uint32_t i = 0; i < scenarios.size(); ++i) {
-      measure(pair, *scenarios[i], i, repeat, run_ns, samples);
-    }
-  }
+  measure_in_turn(options, make_scenarios(options.text("journal", "")), repeats,
+                  [&](Pair& pair, Scenario& scenario, std::uint32_t index, std::uint64_t repeat) {
+                    measure(pair, scenario, index, repeat, run_ns, samples);
+                  });
   return 0;
 }
 

@@ -256,30 +256,18 @@ void measure(Pair& pair, Scenario& scenario, std::uint32_t index, std::uint64_t 
 int run(const Options& options) {
   const std::uint64_t repeats = options.number("repeats", 1);
   const std::uint64_t run_ns = options.number("run-ms", 500) * 1'000'000;
-  std::vector<std::unique_ptr<Scenario>> scenarios;
+  Scenarios scenarios;
   for (const std::uint32_t bytes : {64U, 256U}) {
     scenarios.push_back(std::make_unique<VerbsPut>(bytes, false, options));
     scenarios.push_back(std::make_unique<VerbsSession>(bytes, true, options));
   }
   scenarios.push_back(std::make_unique<VerbsSession>(64, false, options));
   scenarios.push_back(std::make_unique<VerbsPut>(64, true, options));
-  const std::string only = options.text("only", "");
-  if (!only.empty()) {
-    std::erase_if(scenarios, [&](const auto& each) { return !in_list(only, each->name()); });
-  }
   Samples samples(1U << 18);
-  Pair pair(options.own_cpu(), options.peer_cpu());
-  pair.start(
-      [&] {
-        for (const auto& each : scenarios) each->prepare_peer();
-      },
-      [&](std::uint32_t index) { scenarios[index]->serve(pair); });
-  for (const auto& each : scenarios) each->prepare_own(pair.peer());
-  for (std::uint64_t repeat = 0; repeat < repeats; ++repeat) {
-    for (std::uint32_t i = 0; i < scenarios.size(); ++i) {
-      measure(pair, *scenarios[i], i, repeat, run_ns, samples);
-    }
-  }
+  measure_in_turn(options, std::move(scenarios), repeats,
+                  [&](Pair& pair, Scenario& scenario, std::uint32_t index, std::uint64_t repeat) {
+                    measure(pair, scenario, index, repeat, run_ns, samples);
+                  });
   return 0;
 }
 

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "bench/options.hpp"
 #include "bench/pair.hpp"
 
 namespace rdmaorder::bench {
@@ -56,5 +59,30 @@ class Scenario {
  private:
   std::string name_;
 };
+
+using Scenarios = std::vector<std::unique_ptr<Scenario>>;
+
+/// Those that --only names (default: all), each in turn, `repeats` times over: `measure(pair,
+/// scenario, index, repeat)`, where index is what Pair::run takes.
+template <class Measure>
+void measure_in_turn(const Options& options, Scenarios scenarios, std::uint64_t repeats,
+                     Measure&& measure) {
+  const std::string only = options.text("only", "");
+  if (!only.empty()) {
+    std::erase_if(scenarios, [&](const auto& each) { return !in_list(only, each->name()); });
+  }
+  Pair pair(options.own_cpu(), options.peer_cpu());
+  pair.start(
+      [&] {
+        for (const auto& each : scenarios) each->prepare_peer();
+      },
+      [&](std::uint32_t index) { scenarios[index]->serve(pair); });
+  for (const auto& each : scenarios) each->prepare_own(pair.peer());
+  for (std::uint64_t repeat = 0; repeat < repeats; ++repeat) {
+    for (std::uint32_t i = 0; i < scenarios.size(); ++i) {
+      measure(pair, *scenarios[i], i, repeat);
+    }
+  }
+}
 
 }  // namespace rdmaorder::bench
