@@ -216,6 +216,11 @@ inline VerbsApi FakeVerbs::api() {
     return 0;
   };
   api.get_async_event = [](ibv_context* context, ibv_async_event* event) {
+    if (self().events_unreadable) {
+      ++self().events_refused;
+      errno = EIO;
+      return -1;
+    }
     const std::lock_guard lock(self().mutex_);
     auto& mine = *reinterpret_cast<FakeContext*>(context);
     if (mine.events.empty()) {

@@ -221,9 +221,13 @@ TEST_F(VerbsTest, AFatalEventEndsTheLinkAndIsAcknowledged) {
 
 TEST_F(VerbsTest, EventsThatCannotBeReadDoNotBreakALink) {
   const VerbsPair pair = make();
-  api_.get_async_event = [](ibv_context*, ibv_async_event*) { return -1; };
+  fake_.events_unreadable = true;
   fake_.announce(IBV_EVENT_QP_FATAL);
-  const VerbsPair another = make();  // the watcher has gone round
+  ASSERT_TRUE(eventually([&] { return fake_.events_refused == 2; })) << "one context an end";
+  const VerbsPair another = make();  // takes the watcher's lock and wakes it
+  fake_.announce(IBV_EVENT_QP_FATAL);
+  ASSERT_TRUE(eventually([&] { return fake_.events_refused >= 4; }));
+  EXPECT_EQ(fake_.events_refused, 4U) << "a descriptor that cannot be read is watched no more";
   EXPECT_EQ(pair.near_end->progress(), Status::kOk) << "the heartbeat tells, then";
   EXPECT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
 }

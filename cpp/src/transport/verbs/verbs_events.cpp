@@ -97,13 +97,17 @@ class Watcher {
       at->sink->on_event(event);
       at->api->ack_async_event(&event);
     }
-    if ((ready.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) {
+    const bool unreadable = errno != EAGAIN && errno != EINTR;
+    const bool gone = (ready.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+    if (gone) {
       // The kernel took the device away from under its descriptor.
       event = {};
       event.event_type = IBV_EVENT_DEVICE_FATAL;
       at->sink->on_event(event);
-      watched_.erase(at);
     }
+    // A descriptor that stays readable and cannot be read would keep this thread turning, with the
+    // lock in its hand. What its events would have told, completions and the heartbeat tell.
+    if (gone || unreadable) watched_.erase(at);
   }
 
   memory::UniqueFd wake_;
