@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <utility>
 
 #include "rdmaorder/platform.hpp"
 
@@ -13,29 +14,32 @@ namespace rdmaorder::bindings {
 
 /// One scalar argument: every one is an integer within [low, high].
 struct Argument {
-  const char* name;
-  std::int64_t low;
-  std::int64_t high;
-  std::int64_t fallback;
-  bool required;
-  PyObject* interned = nullptr;
+  const char* name = nullptr;
+  std::int64_t low = 0;
+  std::int64_t high = 0;
+  std::int64_t fallback = 0;
+  bool required = false;
 };
 
 inline constexpr std::int64_t kU32Max = 0xFFFFFFFFLL;
 
 inline constexpr std::size_t kArgumentMax = 12;
 
+/// A constant of each call: ranges and defaults become part of its code.
 struct Signature {
   const char* function;
   std::size_t count;
   std::array<Argument, kArgumentMax> arguments;
 };
 
-inline Argument required(const char* name, std::int64_t low, std::int64_t high) {
+/// The interned name of each argument, made when the module is.
+using Names = std::array<PyObject*, kArgumentMax>;
+
+consteval Argument required(const char* name, std::int64_t low, std::int64_t high) {
   return {name, low, high, 0, true};
 }
-inline Argument optional(const char* name, std::int64_t low, std::int64_t high,
-                         std::int64_t fallback) {
+consteval Argument optional(const char* name, std::int64_t low, std::int64_t high,
+                            std::int64_t fallback) {
   return {name, low, high, fallback, false};
 }
 
@@ -98,65 +102,92 @@ RDMAORDER_ALWAYS_INLINE bool convert(const Signature& signature, std::size_t ind
   return true;
 }
 
+[[gnu::cold, gnu::noinline]] inline bool missing(const Signature& signature,
+                                                 const Argument& argument) {
+  PyErr_Format(PyExc_TypeError, "%s() needs %s", signature.function, argument.name);
+  return false;
+}
+
+/// What was not given: its default, or an error where there is none.
+RDMAORDER_ALWAYS_INLINE bool fill_in(const Signature& signature, std::size_t index,
+                                     Values& values) {
+  const Argument& argument = signature.arguments[index];
+  if (RDMAORDER_UNLIKELY(argument.required)) return missing(signature, argument);
+  values[index] = argument.fallback;
+  return true;
+}
+
 // Keyword names are interned: a pointer comparison finds them, and callers tend to use the order of
 // the signature, so the search starts behind the last hit.
-inline std::size_t find_keyword(const Signature& signature, PyObject* name, std::size_t start) {
+inline std::size_t find_keyword(const Signature& signature, const Names& interned, PyObject* name,
+                                std::size_t start) {
   for (std::size_t n = 0; n < signature.count; ++n) {
     const std::size_t i = (start + n) % signature.count;
-    if (signature.arguments[i].interned == name) return i;
+    if (interned[i] == name) return i;
   }
   for (std::size_t i = 0; i < signature.count; ++i) {  // a name made at run time
-    if (PyUnicode_Compare(signature.arguments[i].interned, name) == 0) return i;
+    if (PyUnicode_Compare(interned[i], name) == 0) return i;
   }
   return signature.count;
 }
 
-inline bool parse_keywords(const Signature& signature, PyObject* const* values_in, PyObject* names,
-                           std::uint32_t* given, Values& values) {
-  std::size_t next = static_cast<std::size_t>(__builtin_popcount(*given));
-  const Py_ssize_t name_count = PyTuple_GET_SIZE(names);
-  for (Py_ssize_t k = 0; k < name_count; ++k) {
-    PyObject* name = PyTuple_GET_ITEM(names, k);
-    const std::size_t i = find_keyword(signature, name, next);
-    if (i == signature.count) {
-      PyErr_Format(PyExc_TypeError, "%s() has no argument %R", signature.function, name);
-      return false;
-    }
-    if ((*given >> i) & 1U) {
-      PyErr_Format(PyExc_TypeError, "%s() got %R twice", signature.function, name);
-      return false;
-    }
-    *given |= 1U << i;
-    if (!convert(signature, i, values_in[k], values)) return false;
-    next = i + 1;
-  }
-  return true;
-}
-
-RDMAORDER_ALWAYS_INLINE bool parse(const Signature& signature, PyObject* const* args,
-                                   Py_ssize_t positional, PyObject* names, Values& values) {
-  if (RDMAORDER_UNLIKELY(static_cast<std::size_t>(positional) > signature.count)) {
+/// A call with keywords, or with more arguments than there are.
+[[gnu::noinline]] inline bool parse_any(const Signature& signature, const Names& interned,
+                                        PyObject* const* args, std::size_t positional,
+                                        PyObject* names, Values& values) {
+  if (positional > signature.count) {
     PyErr_Format(PyExc_TypeError, "%s() takes at most %zu arguments, got %zd", signature.function,
                  signature.count, positional);
     return false;
   }
-  for (std::size_t i = 0; i < static_cast<std::size_t>(positional); ++i) {
+  for (std::size_t i = 0; i < positional; ++i) {
     if (!convert(signature, i, args[i], values)) return false;
   }
   std::uint32_t given = (1U << positional) - 1;
-  if (names != nullptr && !parse_keywords(signature, args + positional, names, &given, values)) {
-    return false;
-  }
-  for (std::size_t i = static_cast<std::size_t>(positional); i < signature.count; ++i) {
-    if ((given >> i) & 1U) continue;
-    if (RDMAORDER_UNLIKELY(signature.arguments[i].required)) {
-      PyErr_Format(PyExc_TypeError, "%s() needs %s", signature.function,
-                   signature.arguments[i].name);
+  std::size_t next = positional;
+  const Py_ssize_t name_count = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+  for (Py_ssize_t k = 0; k < name_count; ++k) {
+    PyObject* name = PyTuple_GET_ITEM(names, k);
+    const std::size_t i = find_keyword(signature, interned, name, next);
+    if (i == signature.count) {
+      PyErr_Format(PyExc_TypeError, "%s() has no argument %R", signature.function, name);
       return false;
     }
-    values[i] = signature.arguments[i].fallback;
+    if ((given >> i) & 1U) {
+      PyErr_Format(PyExc_TypeError, "%s() got %R twice", signature.function, name);
+      return false;
+    }
+    given |= 1U << i;
+    if (!convert(signature, i, args[positional + static_cast<std::size_t>(k)], values)) {
+      return false;
+    }
+    next = i + 1;
+  }
+  for (std::size_t i = positional; i < signature.count; ++i) {
+    if (((given >> i) & 1U) == 0 && !fill_in(signature, i, values)) return false;
   }
   return true;
+}
+
+template <class Call, std::size_t... I>
+RDMAORDER_ALWAYS_INLINE bool parse_each(PyObject* const* args, std::size_t positional,
+                                        Values& values, std::index_sequence<I...> /*all*/) {
+  return ((I < positional ? convert(Call::signature, I, args[I], values)
+                          : fill_in(Call::signature, I, values)) &&
+          ...);
+}
+
+/// `Call`: has a constant `signature` and its `names`. Without keywords the code is unrolled, an
+/// argument at a time, with its range in it.
+template <class Call>
+RDMAORDER_ALWAYS_INLINE bool parse(PyObject* const* args, Py_ssize_t count, PyObject* names,
+                                   Values& values) {
+  constexpr std::size_t kCount = Call::signature.count;
+  const auto positional = static_cast<std::size_t>(count);
+  if (RDMAORDER_UNLIKELY(names != nullptr || positional > kCount)) {
+    return parse_any(Call::signature, Call::names, args, positional, names, values);
+  }
+  return parse_each<Call>(args, positional, values, std::make_index_sequence<kCount>{});
 }
 
 }  // namespace rdmaorder::bindings

@@ -13,32 +13,32 @@ namespace {
 // --- messages
 
 // ids are uint64 on the wire; Python sees the positive half, which no id scheme outgrows
-const Argument kClOrdId = required("cl_ord_id", 1, INT64_MAX);
-const Argument kOrigClOrdId = required("orig_cl_ord_id", 1, INT64_MAX);
-const Argument kInstrument = required("instrument", 0, kU32Max);
-const Argument kSide = required("side", 1, 2);
-const Argument kPrice = required("price", INT64_MIN, INT64_MAX);
-const Argument kQuantity = required("quantity", 1, INT64_MAX);
-const Argument kOrdType = optional("ord_type", 1, 2, 2);
-const Argument kTimeInForce = optional("time_in_force", 0, 4, 0);
-const Argument kTtlNs = optional("ttl_ns", 0, INT64_MAX, 0);
-const Argument kFlags = optional("flags", 0, kKnownFlags, 0);
-const Argument kAccount = optional("account", 0, kU32Max, 0);
+constexpr Argument kClOrdId = required("cl_ord_id", 1, INT64_MAX);
+constexpr Argument kOrigClOrdId = required("orig_cl_ord_id", 1, INT64_MAX);
+constexpr Argument kInstrument = required("instrument", 0, kU32Max);
+constexpr Argument kSide = required("side", 1, 2);
+constexpr Argument kPrice = required("price", INT64_MIN, INT64_MAX);
+constexpr Argument kQuantity = required("quantity", 1, INT64_MAX);
+constexpr Argument kOrdType = optional("ord_type", 1, 2, 2);
+constexpr Argument kTimeInForce = optional("time_in_force", 0, 4, 0);
+constexpr Argument kTtlNs = optional("ttl_ns", 0, INT64_MAX, 0);
+constexpr Argument kFlags = optional("flags", 0, kKnownFlags, 0);
+constexpr Argument kAccount = optional("account", 0, kU32Max, 0);
 
-Signature g_new_order{"new_order",
-                      11,
-                      {kClOrdId, kInstrument, kSide, kPrice, kQuantity, kAccount, kOrdType,
-                       kTimeInForce, kTtlNs, optional("smp_id", 0, kU32Max, 0), kFlags}};
-Signature g_replace_order{"replace_order",
-                          10,
-                          {kClOrdId, kOrigClOrdId, kInstrument, kSide, kPrice, kQuantity, kOrdType,
-                           kTimeInForce, kTtlNs, kFlags}};
-Signature g_cancel_order{
+constexpr Signature kNewOrder{"new_order",
+                              11,
+                              {kClOrdId, kInstrument, kSide, kPrice, kQuantity, kAccount, kOrdType,
+                               kTimeInForce, kTtlNs, optional("smp_id", 0, kU32Max, 0), kFlags}};
+constexpr Signature kReplaceOrder{"replace_order",
+                                  10,
+                                  {kClOrdId, kOrigClOrdId, kInstrument, kSide, kPrice, kQuantity,
+                                   kOrdType, kTimeInForce, kTtlNs, kFlags}};
+constexpr Signature kCancelOrder{
     "cancel_order",
     8,
     {kClOrdId, kOrigClOrdId, optional("instrument", 0, kU32Max, 0),
      optional("quantity", 0, INT64_MAX, 0), optional("side", 0, 2, 0), kAccount, kTtlNs, kFlags}};
-Signature g_mass_cancel{
+constexpr Signature kMassCancel{
     "mass_cancel",
     6,
     {kClOrdId, optional("scope", 1, 4, 1), optional("instrument", 0, kU32Max, 0),
@@ -49,7 +49,8 @@ std::uint64_t stale_after(std::int64_t ttl_ns) {
 }
 
 struct NewOrderCall {
-  static constexpr Signature& signature = g_new_order;
+  static constexpr const Signature& signature = kNewOrder;
+  static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kNormal;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
     return session.try_new_order(
@@ -62,7 +63,8 @@ struct NewOrderCall {
 };
 
 struct ReplaceOrderCall {
-  static constexpr Signature& signature = g_replace_order;
+  static constexpr const Signature& signature = kReplaceOrder;
+  static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kNormal;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
     return session.try_replace_order(
@@ -75,7 +77,8 @@ struct ReplaceOrderCall {
 };
 
 struct CancelOrderCall {
-  static constexpr Signature& signature = g_cancel_order;
+  static constexpr const Signature& signature = kCancelOrder;
+  static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kUrgent;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
     wire::CancelOrder cancel{};
@@ -92,7 +95,8 @@ struct CancelOrderCall {
 };
 
 struct MassCancelCall {
-  static constexpr Signature& signature = g_mass_cancel;
+  static constexpr const Signature& signature = kMassCancel;
+  static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kUrgent;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
     wire::MassCancel cancel{};
@@ -141,7 +145,7 @@ template <class Call>
 template <class Call>
 PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Values values;
-  if (!parse(Call::signature, args, count, names, values)) return nullptr;
+  if (!parse<Call>(args, count, names, values)) return nullptr;
   SessionState* state = usable_state(self);  // after parse, which may run an __index__
   if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
@@ -154,7 +158,7 @@ PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 template <class Call>
 PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Values values;
-  if (!parse(Call::signature, args, count, names, values)) return nullptr;
+  if (!parse<Call>(args, count, names, values)) return nullptr;
   SessionState* state = usable_state(self);  // after parse, which may run an __index__
   if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
@@ -422,6 +426,13 @@ PyType_Slot g_slots[] = {
 PyType_Spec g_spec = {"rdmaorder._core.SessionCore", sizeof(SessionObject), 0,
                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, g_slots};
 
+template <class Call>
+void intern_names() {
+  for (std::size_t i = 0; i < Call::signature.count; ++i) {
+    Call::names[i] = PyUnicode_InternFromString(Call::signature.arguments[i].name);
+  }
+}
+
 }  // namespace
 
 SessionState* usable_state(PyObject* self) {
@@ -439,11 +450,10 @@ SessionState* usable_state(PyObject* self) {
 }
 
 void add_session_type(py::module_& m) {
-  for (Signature* signature : {&g_new_order, &g_replace_order, &g_cancel_order, &g_mass_cancel}) {
-    for (std::size_t i = 0; i < signature->count; ++i) {
-      signature->arguments[i].interned = PyUnicode_InternFromString(signature->arguments[i].name);
-    }
-  }
+  intern_names<NewOrderCall>();
+  intern_names<ReplaceOrderCall>();
+  intern_names<CancelOrderCall>();
+  intern_names<MassCancelCall>();
   const py::object type = py::reinterpret_steal<py::object>(PyType_FromSpec(&g_spec));
   if (!type) throw py::error_already_set();
   m.add_object("SessionCore", type);

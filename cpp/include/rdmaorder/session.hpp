@@ -67,13 +67,16 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   // --- sending: kOk and *sequence, or a refusal and nothing happened -----------------------------
-  Status try_new_order(const wire::NewOrder& order, std::uint64_t* sequence) noexcept {
+  RDMAORDER_ALWAYS_INLINE Status try_new_order(const wire::NewOrder& order,
+                                               std::uint64_t* sequence) noexcept {
     return try_message(wire::TemplateId::kNewOrder, order, ring::Lane::kNormal, sequence);
   }
-  Status try_replace_order(const wire::ReplaceOrder& order, std::uint64_t* sequence) noexcept {
+  RDMAORDER_ALWAYS_INLINE Status try_replace_order(const wire::ReplaceOrder& order,
+                                                   std::uint64_t* sequence) noexcept {
     return try_message(wire::TemplateId::kReplaceOrder, order, ring::Lane::kNormal, sequence);
   }
-  Status try_cancel_order(const wire::CancelOrder& cancel, std::uint64_t* sequence) noexcept {
+  RDMAORDER_ALWAYS_INLINE Status try_cancel_order(const wire::CancelOrder& cancel,
+                                                  std::uint64_t* sequence) noexcept {
     return try_message(wire::TemplateId::kCancelOrder, cancel, ring::Lane::kUrgent, sequence);
   }
   Status try_mass_cancel(const wire::MassCancel& cancel, std::uint64_t* sequence) noexcept {
