@@ -28,6 +28,9 @@ ROUNDS = 400
 RING = 4096
 _PRICE = ro.price("187.25")
 _LOOP = range(CALLS)
+#: What a strategy does between two orders, some hundred nanoseconds: longer than a cache line takes
+#: from the gateway's processor to this one.
+_OTHER_WORK = range(60)
 
 Benchmark = Any  # pytest_benchmark.fixture.BenchmarkFixture, which has no types
 
@@ -125,6 +128,31 @@ def test_new_order_positional(benchmark: Benchmark, session: ro.Session) -> None
     def block() -> None:
         for i in _LOOP:
             call(i + 1, 7, 1, _PRICE, 100, 0)
+
+    measure(benchmark, block, drained(session))
+
+
+def test_other_work(benchmark: Benchmark) -> None:
+    """The reference of the next: the same work without an order in it."""
+
+    def block() -> None:
+        for _ in _LOOP:
+            for _ in _OTHER_WORK:
+                pass
+
+    measure(benchmark, block)
+
+
+def test_new_order_amid_other_work(benchmark: Benchmark, session: ro.Session) -> None:
+    """Back to back, every call waits until the slot of the one before has come over from the
+    processor that polls it (stores leave in order); behind other work it does not."""
+    call = session.new_order
+
+    def block() -> None:
+        for i in _LOOP:
+            call(i + 1, 7, 1, _PRICE, 100, 0)
+            for _ in _OTHER_WORK:
+                pass
 
     measure(benchmark, block, drained(session))
 
