@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <csignal>
 
-#include "rdmaorder/clock.hpp"
+#include "bench/pingpong/stamp.hpp"
 #include "rdmaorder/pingpong.hpp"
 
 namespace rdmaorder::pingpong {
@@ -49,7 +49,7 @@ ClockFacts measure_clock() {
     const std::uint64_t start = ticks();
     std::uint64_t last = start;
     for (int i = 0; i < kReads; ++i) {
-      const std::uint64_t now = ticks();
+      const std::uint64_t now = ticks_after_loads();
       if (now != last) step = std::min(step, now - last);
       last = now;
     }
@@ -59,7 +59,7 @@ ClockFacts measure_clock() {
     for (int i = 0; i < kReads; ++i) {
       const std::uint64_t before = ticks();
       asm volatile("" ::: "memory");
-      sum += ticks() - before;
+      sum += ticks_after_loads() - before;
     }
     best_pairs = std::min(best_pairs, sum);
   }

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 
+#include "bench/pingpong/stamp.hpp"
 #include "rdmaorder/atomic_word.hpp"
 #include "rdmaorder/clock.hpp"
 #include "rdmaorder/pingpong.hpp"
@@ -165,7 +166,7 @@ class Loop {
       if (here) break;
       if (RDMAORDER_UNLIKELY(!wait_.nothing(end_))) return end_with(wait_.ending());
     }
-    sample.received_ticks = ticks();
+    sample.received_ticks = ticks_after_loads();
     sample.gap_ticks = wait_.gap_ticks();
     sample.poll_count = wait_.polls();
     return true;
@@ -206,7 +207,7 @@ class Loop {
   /// Takes every answer that is here. Payloads of the warm-up, if any, precede the samples.
   void take_answers() noexcept {
     const std::uint32_t found = end_.poll([&](std::uint64_t answered) {
-      const std::uint64_t now = ticks();
+      const std::uint64_t now = ticks_after_loads();
       if (answered >= outcome_.sent_count || plan_.samples[answered].received_ticks != 0) {
         ++outcome_.strays;
         return;
