@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import subprocess
+
     from rdmaorder.gateway.address import Address
     from rdmaorder.pingpong.measure import Measurement
     from rdmaorder.pingpong.plan import Plan
@@ -50,6 +52,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     where.add_argument("--address", metavar="IP", help="own address for --transport rdma")
     where.add_argument("-d", "--device", metavar="DEV", help="RDMA device (default: the address's)")
+    where.add_argument(
+        "--server-device", metavar="DEV", help="the answering end's, for --transport rdma"
+    )
+    where.add_argument("--once", action="store_true", help="a server for one client, as perftest's")
     where.add_argument("--cpu", type=int, metavar="N", help="processor of the sending end")
     where.add_argument("--server-cpu", type=int, metavar="N", help="processor of the answering end")
     _add_what(parser.add_argument_group("what"))
@@ -105,7 +111,7 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
         "--plot", type=Path, metavar="PNG", help="percentiles; and beside it latency over time"
     )
     results.add_argument("--worst", type=int, default=10, metavar="N", help="slowest to keep")
-    results.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    results.add_argument("-q", "--quiet", action="store_true", help="no progress on standard error")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -183,14 +189,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    """Until Ctrl-C or SIGTERM."""
-    import signal
-
+    """Until Ctrl-C or SIGTERM, or one client was served."""
     from rdmaorder.pingpong.plan import LEVELS, choose_cpus
     from rdmaorder.pingpong.serving import Server
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
 
     wanted = args.server_cpu if args.server_cpu is not None else args.cpu
     cpu = choose_cpus(None, wanted)[1]
@@ -202,15 +203,28 @@ def _serve(args: argparse.Namespace) -> int:
         journal=args.journal,
         say=lambda text: print(f"rdmaorder pingpong: {text}", flush=True),
     )
-    signal.signal(signal.SIGTERM, end)
+    _end_at_sigterm()
     print(f"rdmaorder pingpong: listening on {server.url}, processor {cpu}", flush=True)
     try:
-        server.serve_forever()
+        if args.once:
+            server.serve_one()
+        else:
+            server.serve_forever()
     except KeyboardInterrupt:
         return 0
     finally:
         server.close()
     return 0
+
+
+def _end_at_sigterm() -> None:
+    """As Ctrl-C does: nothing is left behind, and what there is gets printed."""
+    import signal
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @contextlib.contextmanager
@@ -224,21 +238,27 @@ def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | No
         yield None
         return
     if plan.transport == "rdma" and not args.address:
+        from rdmaorder.pingpong.external import device_addresses
+
+        here = ", ".join(f"{name} has {ip}" for name, ip in device_addresses())
         raise ConfigError(
-            "--transport rdma: give the address of the device to use with --address IP (ip addr; "
-            "rdma link), or measure between two hosts with --listen and --to"
+            "--transport rdma: give the address of the answering end's device with --address IP "
+            f"({here or 'there is no RDMA device with an IPv4 address here: rdma link'}), or "
+            "measure between two hosts with --listen and --to"
         )
     with tempfile.TemporaryDirectory(prefix="rdmaorder-pp-") as folder:
         url = f"shm://{folder}/pp.sock"
         if plan.transport == "rdma":
-            url = f"rdma://{args.address}:0" + (f"?device={args.device}" if args.device else "")
-        command = [sys.executable, "-m", "rdmaorder", "pingpong", "--listen", url]
+            there = args.server_device
+            url = f"rdma://{args.address}:0" + (f"?device={there}" if there else "")
+        command = [sys.executable, "-m", "rdmaorder", "pingpong", "--listen", url, "--once"]
         command += ["--server-cpu", str(plan.server_cpu)]
         command += ["--journal", args.journal] if args.journal else []
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
@@ -246,7 +266,7 @@ def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | No
             assert process.stdout is not None
             line = process.stdout.readline()
             if "listening on " not in line:
-                raise SystemFailure("the answering end did not start")
+                raise SystemFailure(f"the answering end did not start: {_first_error(process)}")
             where = line.split("listening on ")[1].split(",")[0]
             if plan.transport == "rdma" and args.device:
                 where += f"?device={args.device}"
@@ -258,6 +278,12 @@ def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | No
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _first_error(process: subprocess.Popen[str]) -> str:
+    """What a server that has ended said of it."""
+    said = process.communicate()[1].strip().splitlines()
+    return said[-1].removeprefix("rdmaorder: error: ") if said else "it said nothing"
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -323,15 +349,15 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _client(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from rdmaorder.pingpong.measure import measure
+    from rdmaorder.pingpong.progress import Progress
     from rdmaorder.pingpong.report import print_report, print_warnings
 
     _check(args)
     plan = _plan(args)
-    console = Console(highlight=False)
-    notes = Console(stderr=True, highlight=False)
+    _end_at_sigterm()
+    console = _console()
+    progress = Progress.on_stderr(quiet=args.quiet)
     with contextlib.ExitStack() as stack:
         if args.to is not None:
             mark = "&" if "?" in args.to else "?"
@@ -339,11 +365,11 @@ def _client(args: argparse.Namespace) -> int:
             address: Address | None = _address("--to", args.to + own)
         else:
             address = stack.enter_context(_local_server(args, plan))
-        status = stack.enter_context(notes.status("starting")) if not args.quiet else None
+        stack.callback(progress.clear)
         measurement = measure(
             plan,
             address,
-            say=lambda text: status.update(text) if status is not None else None,
+            progress=progress,
             warn=lambda found: print_warnings(console, found),
         )
     from rdmaorder.pingpong.files import to_json
@@ -354,6 +380,16 @@ def _client(args: argparse.Namespace) -> int:
     if measurement.ending == "interrupted":
         return _INTERRUPTED
     return 0 if measurement.complete else 1
+
+
+def _console() -> Any:
+    """Tables in a file or a pipe are not cut to the 80 columns that rich assumes there."""
+    import os
+
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+    return Console(highlight=False, width=wide)
 
 
 def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str, Any]) -> None:
@@ -370,12 +406,12 @@ def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str,
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from rdmaorder.flow.report import write_json
     from rdmaorder.pingpong.compare import compare, load, unlike
+    from rdmaorder.pingpong.files import check_writable
 
-    console = Console(highlight=False)
+    check_writable((args.json,))
+    console = _console()
     before, after = load(args.before), load(args.after)
     differences = unlike(before, after)
     if differences and not args.unlike:

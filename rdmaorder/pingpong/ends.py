@@ -51,12 +51,16 @@ class Peer:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self._counter = 0
+        self._asked = 0
 
     def ask(self, what: str, **more: Any) -> Facts:
         """One request and its answer. SystemFailure when the server refuses or is gone."""
+        self._asked += 1
         try:
-            self.channel.send({"do": what, **more})
+            self.channel.send({"do": what, "id": self._asked, **more})
             answer = self.channel.receive(_ANSWER_TIMEOUT_S)
+            while answer.get("id") != self._asked:  # to a question that Ctrl-C interrupted
+                answer = self.channel.receive(_ANSWER_TIMEOUT_S)
         except (PeerGone, TimeoutError):
             raise SystemFailure("the ping-pong server is gone") from None
         except ValueError as error:

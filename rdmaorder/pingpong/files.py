@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,9 +33,19 @@ def check_writable(paths: Iterable[Path | None]) -> None:
             raise InputError("cannot be written: it is a folder", path=str(path))
         if not folder.is_dir():
             raise InputError(f"cannot be written: {folder} is no folder", path=str(path))
-        target = path if path.exists() else folder
-        if not os.access(target, os.W_OK):
-            raise InputError("cannot be written: permission denied", path=str(path))
+        _try_to_write(path)
+
+
+def _try_to_write(path: Path) -> None:
+    """Asking for permissions is not enough: root has them where a file system takes no file."""
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", path=str(path)) from None
 
 
 def require_hdrhistogram() -> None:
@@ -63,6 +72,14 @@ def _reference_rows(measurement: Measurement, name: str) -> list[dict[str, Any]]
             row["rtt_ns"] = run.facts["summary_rtt_ns"]
         rows.append(row)
     return rows
+
+
+def _with_mean(run: Run) -> dict[str, Any]:
+    """For tools that tell their mean alone. Not in the tables: it says little of a latency."""
+    row, rtt = run.to_json(), run.rtt_ns()
+    if len(rtt):
+        row["rtt_ns"]["mean"] = float(np.mean(rtt))
+    return row
 
 
 def _pooled(runs: list[Run]) -> Any:
@@ -92,7 +109,7 @@ def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
         result["floor_ns"] = spread([floor for _, floor in rows])
         for key in ("p50", "p99"):
             result[f"{key}_to_floor"] = spread([rtt[key] / 2 / floor for rtt, floor in rows])
-    ours = [run.to_json() for run in kept]
+    ours = [_with_mean(run) for run in kept]
     result["ratio"] = {
         reference: ratio_of(ours, _reference_rows(measurement, reference))
         for reference in measurement.references
@@ -110,6 +127,7 @@ def _reference_json(measurement: Measurement, name: str) -> dict[str, Any]:
             key: float(np.median([run.facts["summary_rtt_ns"][key] for run in kept]))
             for key in keys
         }
+        result["count"] = sum(run.facts.get("asked", 0) for run in kept)
         result["percentiles_of"] = runs[0].facts.get("percentiles_of", "what the tool prints")
     else:
         rtt = summary(_pooled(kept))

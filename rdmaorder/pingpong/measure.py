@@ -21,6 +21,7 @@ from rdmaorder.pingpong import environment as env
 from rdmaorder.pingpong.ends import End, Peer, open_end, open_inproc_end
 from rdmaorder.pingpong.hazards import Hazard, hazards, steal_share
 from rdmaorder.pingpong.plan import Plan
+from rdmaorder.pingpong.progress import Progress
 from rdmaorder.pingpong.python_loop import python_stamp_ns
 from rdmaorder.pingpong.references import Reference, open_references
 from rdmaorder.pingpong.runs import Run, new_samples
@@ -30,7 +31,6 @@ from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone, dial, fi
 
 __all__ = ["Measurement", "Turns", "measure"]
 
-Say = Callable[[str], None]
 _PROBE_ORDERS = 20_000
 
 
@@ -69,10 +69,10 @@ class Measurement:
 class Turns:
     """Runs one end after the other, with the floor before and after each."""
 
-    def __init__(self, measurement: Measurement, say: Say, *, floor: bool) -> None:
+    def __init__(self, measurement: Measurement, progress: Progress, *, floor: bool) -> None:
         self._measurement = measurement
         self._plan = measurement.plan
-        self._say = say
+        self._progress = progress
         self._floor = floor
         self._samples = new_samples(self._plan.sample_count)
         self._last_floor: float | None = None
@@ -91,22 +91,26 @@ class Turns:
         plan = self._plan
         due = plan.due_ns
         duration_ns = int((plan.duration_s or 0) * 1e9)
-        return self._between_floors(
-            end.name,
-            repeat,
-            lambda: end.run(self._samples, plan.warm_up, duration_ns, due),
-            end,
-            rate_asked=_asked(plan),
-        )
+        with self._progress.run(end.name, self._samples, plan.sample_count, plan.duration_s):
+            return self._between_floors(
+                end.name,
+                repeat,
+                lambda: end.run(self._samples, plan.warm_up, duration_ns, due),
+                end,
+                rate_asked=_asked(plan),
+            )
 
     def reference(self, reference: Reference, repeat: int) -> Run:
         """One run of a reference: always a closed loop."""
-        room = self._samples
+        count, warm_up = self._plan.reference_count, self._plan.warm_up
+        room = self._samples[:count]
         if reference.kind == "summary":
-            return self._summary(reference, repeat)
-        return self._between_floors(
-            reference.name, repeat, lambda: reference.run(room, self._plan.warm_up), reference
-        )
+            with self._progress.run(reference.name, room[:0], None, None):
+                return self._summary(reference, repeat)
+        with self._progress.run(reference.name, room, count, None):
+            return self._between_floors(
+                reference.name, repeat, lambda: reference.run(room, warm_up), reference
+            )
 
     def _summary(self, reference: Reference, repeat: int) -> Run:
         """A tool of its own that prints percentiles: no samples of single orders."""
@@ -144,6 +148,7 @@ class Turns:
         )
         facts["retransmissions"] = env.sent_again() - again
         run.collections = facts.get("collections", [])
+        run.progress = list(self._progress.writes)
         self._keep_stages(run, other)
         if facts["ending"] == "done":
             run.floor_before_ns, run.floor_after_ns = before, self.floor_ns()
@@ -195,7 +200,7 @@ def measure(
     plan: Plan,
     address: Address | None,
     *,
-    say: Say,
+    progress: Progress,
     warn: Callable[[Sequence[Hazard]], None],
 ) -> Measurement:
     """Measures ``plan`` against the server at ``address``, or within this process without one.
@@ -223,10 +228,12 @@ def measure(
         warnings = hazards(here, transport=plan.transport)
         if server is not None and not one_host:
             warnings += hazards(server, transport=plan.transport, end=f"host {server['host']}")
+        progress.clear()
         warn(warnings)
+        progress.say("starting the other end")
         clock["python_stamp_ns"] = python_stamp_ns(clock["ticks_per_ns"])
         result = Measurement(plan, clock, here, None if one_host else server, warnings)
-        turns = Turns(result, say, floor=one_host)
+        turns = Turns(result, progress, floor=one_host)
         options = {key: str(value) for key, value in address.options.items()} if address else {}
         ends = _open_ends(stack, plan, peer, options, folder)
         for end in ends:
@@ -235,7 +242,10 @@ def measure(
         for reference in references:
             result.reference_facts[reference.name] = reference.facts
         before, started = env.run_facts(), time.monotonic()
-        _take_turns(result, turns, ends, references, say)
+        names = [end.name for end in ends] + [reference.name for reference in references]
+        progress.runs(names, plan.repeats, set(cpus))
+        _take_turns(result, turns, ends, references)
+        progress.say("ending")
         elapsed_s = time.monotonic() - started
         result.steal = steal_share(before, env.run_facts(), elapsed_s)
         _collect_last_words(result, ends)
@@ -280,16 +290,11 @@ def _take_turns(
     turns: Turns,
     ends: Sequence[End],
     references: Sequence[Reference],
-    say: Say,
 ) -> None:
     plan = result.plan
-    total = plan.repeats * (len(ends) + len(references))
-    done = 0
     try:
         for repeat in range(plan.repeats):
             for end in ends:
-                done += 1
-                say(f"run {done} of {total}: {end.name}")
                 run = turns.level(end, repeat)
                 result.runs.setdefault(end.name, []).append(run)
                 if run.facts["ending"] != "done":
@@ -297,8 +302,6 @@ def _take_turns(
                     result.cause = str(run.facts.get("cause", ""))
                     return
             for reference in references:
-                done += 1
-                say(f"run {done} of {total}: {reference.name} (reference)")
                 _reference_turn(result, turns, reference, repeat)
     except KeyboardInterrupt:
         result.ending = "interrupted"

@@ -17,6 +17,9 @@ LEVELS = ("raw", "session", "gateway", "python", "python-handler")
 #: Room for samples of a run that is limited by time: 200 MB.
 MOST_SAMPLES = 5_000_000
 _SIZE_MAX = 4096
+#: References take as many round trips a run as the levels, but no more than this, for some wait in
+#: the kernel each time; and so many where the levels are limited by time.
+_MOST_REFERENCE, _USUAL_REFERENCE = 100_000, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,13 @@ class Plan:
         if self.due_ns is not None:
             return len(self.due_ns)
         return self.iterations if self.duration_s is None else MOST_SAMPLES
+
+    @property
+    def reference_count(self) -> int:
+        """Round trips of a run of a reference."""
+        if self.duration_s is not None:
+            return _USUAL_REFERENCE
+        return min(self.iterations, _MOST_REFERENCE)
 
 
 def check_cpu(name: str, cpu: int) -> None:

@@ -42,6 +42,8 @@ def plot(path: Path, measurement: Measurement) -> list[Path]:
         f"{measurement.environment['cpu']} · {plan.transport} · {plan.size} bytes · {loop} · "
         f"placement {measurement.placement or 'unknown'}"
     )
+    if not measurement.complete:
+        subtitle += f" · incomplete: {measurement.ending}"
     names = [*measurement.runs, *measurement.references]
     curves = {name: _latency(measurement.kept(name)) for name in names}
     plot_latency(path, curves, title="Round trips by percentile", subtitle=subtitle)

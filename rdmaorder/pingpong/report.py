@@ -11,19 +11,26 @@ from rdmaorder.pingpong.statistics import QUANTILES
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_report", "print_warnings"]
+__all__ = ["print_report", "print_warnings", "ratio_text"]
 
 _COLUMNS = ("min", *QUANTILES, "max")
+_NARROW_COLUMNS = ("p50", "p99", "p99_9", "max")
+_WIDE = 108
 _TITLES = {"p50": "50 %", "p90": "90 %", "p99": "99 %", "p99_9": "99.9 %", "p99_99": "99.99 %"}
 
 
 def print_warnings(console: Console, found: Sequence[Hazard]) -> None:
-    """What spoils the measurement, before it."""
+    """What spoils the measurement, before it: each with its remedy."""
+    for each in found:
+        _print_text(console, f"warning: {each.finding}", "yellow")
+        _print_text(console, f"         {each.remedy}", "dim")
+
+
+def _print_text(console: Console, text: str, style: str) -> None:
+    """Wrapped between words on a terminal, one line elsewhere."""
     from rich.text import Text
 
-    for each in found:
-        console.print(Text(f"warning: {each.finding}", "yellow"), soft_wrap=True)
-        console.print(Text(f"         {each.remedy}", "dim"), soft_wrap=True)
+    console.print(Text(text, style), soft_wrap=not console.is_terminal)
 
 
 def _table(title: str, *columns: str) -> Any:
@@ -48,7 +55,10 @@ def time_text(value_ns: float | None) -> str:
     return f"{value_ns:.0f} ns"
 
 
-def _ratio_text(found: dict[str, Any] | None, key: str) -> str:
+def ratio_text(found: dict[str, Any] | None, key: str) -> str:
+    """Median and spread; where there are means alone they stand, named, in place of p50."""
+    if found and key == "p50" and found.get("mean") is not None:
+        return f"means: {ratio_text(found, 'mean')}"
     if not found or found.get(key) is None:
         return "–"
     return f"{found[key]:.3g} ({found[f'{key}_low']:.3g} … {found[f'{key}_high']:.3g})"
@@ -61,8 +71,9 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
     if not result["levels"]:
         console.print(Text("nothing was measured", "red"))
         return
-    console.print(_times(result, "rtt_ns", "round trip (RTT)"))
-    console.print(_times(result, "one_way_ns", "one way (RTT/2)"))
+    columns = _COLUMNS if console.width >= _WIDE else _NARROW_COLUMNS
+    console.print(_times(result, "rtt_ns", "round trip (RTT)", columns))
+    console.print(_times(result, "one_way_ns", "one way (RTT/2)", columns))
     if any("floor_ns" in level for level in result["levels"].values()):
         console.print(_floor(result))
     if result["plan"]["loop"] == "paced":
@@ -70,7 +81,7 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
     if result["references"]:
         console.print(_references(result))
     for name, why in result["missing_references"].items():
-        console.print(Text(f"no {name}: {why}", "yellow"), soft_wrap=True)
+        _print_text(console, f"no {name}: {why}", "yellow")
     for name, level in result["levels"].items():
         if "waterfall" in level:
             console.print(_waterfall(name, level["waterfall"]))
@@ -78,15 +89,13 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
         if level["worst"]:
             console.print(_worst(name, level["worst"][:5]))
     for line in _footer(result):
-        console.print(Text(line, "dim"), soft_wrap=True)
+        _print_text(console, line, "dim")
     if not result["complete"]:
-        console.print(Text(_why_incomplete(result), "bold red"), soft_wrap=True)
+        _print_text(console, _why_incomplete(result), "bold red")
 
 
-def _times(result: dict[str, Any], key: str, title: str) -> Any:
-    table = _table(
-        title, "level", "orders", *(_TITLES.get(name, name) for name in _COLUMNS), "adds"
-    )
+def _times(result: dict[str, Any], key: str, title: str, columns: Sequence[str]) -> Any:
+    table = _table(title, "level", "orders", *(_TITLES.get(name, name) for name in columns), "adds")
     before: float | None = None
     for name, level in result["levels"].items():
         times = level[key]
@@ -95,14 +104,14 @@ def _times(result: dict[str, Any], key: str, title: str) -> Any:
         table.add_row(
             name,
             f"{level['count']:,}",
-            *(time_text(times.get(column)) for column in _COLUMNS),
+            *(time_text(times.get(column)) for column in columns),
             "" if adds is None else ("−" if adds < 0 else "+") + time_text(abs(adds)),
         )
     for name, reference in result["references"].items():
         times = reference[key]
-        cells = [time_text(times.get(column)) for column in _COLUMNS]
+        cells = [time_text(times.get(column)) for column in columns]
         if "p50" not in times and "mean" in times:
-            cells[1] = f"mean {time_text(times['mean'])}"
+            cells[columns.index("p50")] = f"mean {time_text(times['mean'])}"
         table.add_row(name, f"{reference.get('count', 0):,}", *cells, "", style="dim")
     return table
 
@@ -150,7 +159,7 @@ def _references(result: dict[str, Any]) -> Any:
     table = _table("ours ÷ reference, runs in turn (spread)", "reference", *columns)
     for name in result["references"]:
         cells = [
-            _ratio_text(result["levels"][level]["ratio"].get(name), key)
+            ratio_text(result["levels"][level]["ratio"].get(name), key)
             for level in levels
             for key in ("p50", "p99")
         ]

@@ -40,6 +40,8 @@ class Run:
     rate_asked: float | None = None
     #: When a collection of Python's garbage began and ended, in ticks.
     collections: list[tuple[int, int]] = field(default_factory=list)
+    #: When this program wrote how far it was, in ticks.
+    progress: list[tuple[int, int]] = field(default_factory=list)
     discarded: str = ""
     #: Rows of waterfall.STAGES, ns, and how the clocks were aligned.
     stages: Any = None

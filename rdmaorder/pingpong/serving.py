@@ -184,8 +184,10 @@ class Server:
             workers: dict[str, Worker] = {}
             try:
                 self._talk(channel, workers)
-            except (PeerGone, ValueError, TimeoutError):
+            except (PeerGone, TimeoutError):
                 pass
+            except (ValueError, KeyError, TypeError):
+                self._say("closed a connection: what it says is not this protocol")
             finally:
                 for worker in workers.values():
                     worker.end()
@@ -217,7 +219,7 @@ class Server:
                 answer = self._answer(request, channel, workers)
             except (SystemFailure, OSError) as error:
                 answer = {"error": str(error)}
-            channel.send(answer)
+            channel.send({**answer, "id": request.get("id")})
 
     def _refusal(self, hello: dict[str, Any]) -> str:
         if hello.get("version") != __version__:
@@ -286,7 +288,7 @@ class Server:
                 "endpoint": f"ipc://{self._folder / f'{self._opened}.zmq'}",
             }
         elif kind == "ib_write_lat":
-            spec |= {"port": free_port(), "host": host}
+            spec |= {"port": free_port(), "host": host, "count": request["count"]}
         elif kind == "iceoryx2":
             spec["service"] = f"rdmaorder-pingpong-{os.getpid()}-{self._opened}"
         else:

@@ -17,7 +17,7 @@ from rdmaorder.gateway.address import Address
 __all__ = ["HELLO", "PROTOCOL", "Channel", "PeerGone", "dial"]
 
 HELLO = "rdmaorder-pingpong"
-PROTOCOL = 1
+PROTOCOL = 2
 _LINE_MAX = 1 << 26
 
 

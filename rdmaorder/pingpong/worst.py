@@ -68,6 +68,8 @@ def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] |
     kernel = anomaly or {}
     if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.collections):
         causes.append("garbage collection in this process")
+    if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.progress):
+        causes.append("this program showed its progress just then (-q leaves that out)")
     if kernel.get("major_faults"):
         causes.append("page fault that waited for storage")
     if kernel.get("migrated"):
