@@ -25,7 +25,8 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check install -q
 export PYTHON
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help build test test-cpp sanitize test-python test-rdma rdma-shell demo bench bench-rdma lint format docs
+.PHONY: help build test test-cpp sanitize test-python test-rdma rdma-shell demo bench bench-peers bench-rdma
+.PHONY: lint format docs
 .PHONY: package clean distclean
 
 help: ## say what each target does
@@ -63,6 +64,9 @@ bench: build $(STAMPS)/system-test $(STAMPS)/system-bench ## run the benchmarks;
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release
 	@python -m benchmarks.run $(BENCH_ARGS)
+
+bench-peers: build ## install what the ping-pong references need: UCX, libfabric, ZeroMQ, iceoryx2, Aeron
+	@.make/bench-peers
 
 bench-rdma: build $(STAMPS)/system-test ## measure RDMA on soft-RoCE beside perftest; benchmarks/results/rdma.json
 	@cmake --preset release >/dev/null

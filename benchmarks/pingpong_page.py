@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rdmaorder.pingpong.report import ratio_text
+
 Result = dict[str, Any]
 
 
@@ -28,12 +30,6 @@ def _levels(found: Result) -> list[str]:
     return lines
 
 
-def _ratio(found: Result | None, key: str) -> str:
-    if not found or found.get(key) is None:
-        return "–"
-    return f"{found[key]:.3g} ({found[f'{key}_low']:.3g} … {found[f'{key}_high']:.3g})"
-
-
 def _references(found: Result) -> list[str]:
     lines = [
         "| reference | what | p50 ns | p99 ns | session ÷ it, p50 | p99 |",
@@ -44,7 +40,7 @@ def _references(found: Result) -> list[str]:
         p50 = _ns(times.get("p50"))
         if "p50" not in times and "mean" in times:
             p50 = f"mean {_ns(times['mean'])}"
-        ratios = [_ratio(found["ratio"].get(name), key) for key in ("p50", "p99")]
+        ratios = [ratio_text(found["ratio"].get(name), key) for key in ("p50", "p99")]
         lines.append(
             f"| {name} | {reference.get('what', '')} | {p50} | {_ns(times.get('p99'))} | "
             f"{ratios[0]} | {ratios[1]} |"

@@ -87,7 +87,7 @@ def costs(build: Path, folder: Path, repeats: int) -> dict[str, Row]:
 def pingpong(cpus: tuple[int, int], repeats: int) -> None:
     """Every level beside every reference that is installed: JSON, log and plots into RESULTS."""
     command = [
-        *(sys.executable, "-m", "rdmaorder", "pingpong", "--level", "all", "--quiet"),
+        *(sys.executable, "-m", "rdmaorder", "pingpong", "--level", "all"),
         *("--cpu", str(cpus[0]), "--server-cpu", str(cpus[1]), "--repeats", str(repeats)),
         *("-n", "20000"),
         *("--reference", "all", "--json", str(RESULTS / "pingpong.json")),
@@ -96,7 +96,8 @@ def pingpong(cpus: tuple[int, int], repeats: int) -> None:
     done = subprocess.run(command, check=False, timeout=LIMIT_S, cwd=ROOT)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}")
-    waterfall = [*command[:4], "--level", "gateway", "--waterfall", "--quiet", "--repeats", "3"]
+    say("where an order's time goes")
+    waterfall = [*command[:4], "--level", "gateway", "--waterfall", "--repeats", "3"]
     waterfall += ["-n", "20000", "--cpu", str(cpus[0]), "--server-cpu", str(cpus[1])]
     waterfall += ["--json", str(RESULTS / "waterfall.json")]
     subprocess.run(waterfall, check=True, timeout=LIMIT_S, cwd=ROOT)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rdmaorder.errors import SystemFailure
+from rdmaorder.flow.sample import cache_folder
 from rdmaorder.pingpong.environment import devices, output, read
 from rdmaorder.pingpong.plan import Plan
 
@@ -31,8 +32,7 @@ __all__ = [
     "parse_ucx_perftest",
 ]
 
-_LIMIT_S = 60.0
-_ORDERS = 20_000
+_LIMIT_S = 120.0
 Facts = dict[str, Any]
 
 
@@ -101,6 +101,7 @@ def _pair(
 
     answering = subprocess.Popen(
         [*before(plan.server_cpu), *server],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
@@ -113,6 +114,7 @@ def _pair(
             time.sleep(0.1)  # until it listens
             done = subprocess.run(
                 [*before(plan.client_cpu), *client],
+                stdin=subprocess.DEVNULL,  # Aeron's Ping asks whether to go on
                 capture_output=True,
                 text=True,
                 check=False,
@@ -137,17 +139,20 @@ def _pair(
             answering.wait()
 
 
-def _summary_facts(rtt_ns: dict[str, float], **more: Any) -> Facts:
-    return {"sent": 0, "answered": 0, "ending": "done", "summary_rtt_ns": rtt_ns, **more}
+def _summary_facts(plan: Plan, rtt_ns: dict[str, float], **more: Any) -> Facts:
+    facts = {"sent": 0, "answered": 0, "ending": "done", "asked": plan.reference_count}
+    return {**facts, "summary_rtt_ns": rtt_ns, **more}
 
 
 def _ucx(test: str) -> Callable[[Plan], Facts]:
     def run(plan: Plan) -> Facts:
         rtt: dict[str, float] = {}
-        settings = {"UCX_TLS": "posix,self,tcp", "UCX_WARN_UNUSED_ENV_VARS": "n"}
+        # tcp among these would be looked at in the kernel while waiting: several times slower.
+        settings = {"UCX_TLS": "posix,self", "UCX_WARN_UNUSED_ENV_VARS": "n"}
         for name, rank in (("p50", "50"), ("p99", "99")):
             port = str(free_port())
-            asked = ["-t", test, "-s", str(plan.size), "-n", str(_ORDERS), "-w", "2000"]
+            asked = ["-t", test, "-s", str(plan.size), "-n", str(plan.reference_count)]
+            asked += ["-w", str(plan.warm_up)]
             found = parse_ucx_perftest(
                 _pair(
                     plan,
@@ -161,16 +166,30 @@ def _ucx(test: str) -> Callable[[Plan], Facts]:
             )
             rtt[name] = found["percentile_us"] * 2000
             rtt["mean"] = found["average_us"] * 2000
-        return _summary_facts(rtt, percentiles_of="the last 2,048 of its samples, one run each")
+        return _summary_facts(
+            plan, rtt, percentiles_of="the last 2,048 of its samples, one run each"
+        )
 
     return run
 
 
 def _fi(plan: Plan) -> Facts:
     port = str(free_port())
-    asked = ["fi_pingpong", "-p", "shm", "-e", "rdm", "-I", str(_ORDERS), "-S", str(plan.size)]
+    count = str(plan.reference_count)
+    asked = ["fi_pingpong", "-p", "shm", "-e", "rdm", "-I", count, "-S", str(plan.size)]
     text = _pair(plan, [*asked, "-B", port], [*asked, "-P", port, "127.0.0.1"], {})
-    return _summary_facts({"mean": parse_fi_pingpong(text)["average_us"] * 2000})
+    return _summary_facts(plan, {"mean": parse_fi_pingpong(text)["average_us"] * 2000})
+
+
+def device_addresses() -> list[tuple[str, str]]:
+    """Every RDMA device of this host with its IPv4 addresses (RoCE GIDs)."""
+    found = []
+    for gid in sorted(Path("/sys/class/infiniband").glob("*/ports/*/gids/*")):
+        text = read(gid)
+        if text.startswith("0000:0000:0000:0000:0000:ffff:"):
+            number = int(text[-9:].replace(":", ""), 16)
+            found.append((gid.parents[3].name, socket.inet_ntoa(number.to_bytes(4, "big"))))
+    return list(dict.fromkeys(found))
 
 
 def device_of(address: str) -> tuple[str, int] | None:
@@ -186,9 +205,9 @@ def device_of(address: str) -> tuple[str, int] | None:
     return None
 
 
-def ib_write_lat_command(size: int, port: int, address: str) -> list[str]:
+def ib_write_lat_command(size: int, count: int, port: int, address: str) -> list[str]:
     """One side of ib_write_lat on the device of ``address`` (empty: the first device)."""
-    command = ["ib_write_lat", "-s", str(size), "-n", str(_ORDERS // 4), "-p", str(port), "-F"]
+    command = ["ib_write_lat", "-s", str(size), "-n", str(count), "-p", str(port), "-F"]
     found = device_of(address)
     if found is not None:
         return [*command, "-d", found[0], "-x", str(found[1])]
@@ -199,7 +218,7 @@ def ib_write_lat_towards(plan: Plan, own: str, peer: str, port: int) -> Facts:
     """The client's side against one that listens at ``peer``."""
     pin = shutil.which("taskset")
     command = [pin, "-c", str(plan.client_cpu)] if pin else []
-    command += [*ib_write_lat_command(plan.size, port, own), peer]
+    command += [*ib_write_lat_command(plan.size, plan.reference_count, port, own), peer]
     said = ""
     for _ in range(20):
         time.sleep(0.2)  # until the other side listens
@@ -210,30 +229,34 @@ def ib_write_lat_towards(plan: Plan, own: str, peer: str, port: int) -> Facts:
         except subprocess.TimeoutExpired:
             raise SystemFailure(f"ib_write_lat did not end within {_LIMIT_S:g} s") from None
         if done.returncode == 0:
-            return _ib_facts(done.stdout)
+            return _ib_facts(plan, done.stdout)
         said = done.stdout + done.stderr
     raise SystemFailure(f"ib_write_lat failed: {said.strip()[-300:]}")
 
 
 def _ib(plan: Plan) -> Facts:
-    asked = ib_write_lat_command(plan.size, free_port(), "")
-    return _ib_facts(_pair(plan, asked, [*asked, "127.0.0.1"], {}))
+    asked = ib_write_lat_command(plan.size, plan.reference_count, free_port(), "")
+    return _ib_facts(plan, _pair(plan, asked, [*asked, "127.0.0.1"], {}))
 
 
-def _ib_facts(text: str) -> Facts:
+def _ib_facts(plan: Plan, text: str) -> Facts:
     found = parse_ib_write_lat(text)
     names = {"min_us": "min", "p50_us": "p50", "p99_us": "p99", "p99_9_us": "p99_9"}
     names |= {"max_us": "max", "average_us": "mean"}
-    return _summary_facts({name: round(found[key] * 2000, 1) for key, name in names.items()})
+    rtt = {name: round(found[key] * 2000, 1) for key, name in names.items()}
+    return _summary_facts(plan, rtt)
 
 
 def _aeron(plan: Plan) -> Facts:
     """Ping and Pong over IPC with a media driver of their own, whose files go with it."""
     with tempfile.TemporaryDirectory(prefix="rdmaorder-aeron-", dir=_shared_memory()) as folder:
         directory = f"{folder}/driver"
+        # Messages over IPC do not pass the driver; left alone its thread would spin all the same.
         settings = {"AERON_DIR": directory, "AERON_THREADING_MODE": "SHARED"}
+        settings["AERON_SHARED_IDLE_STRATEGY"] = "sleeping"
         driver = subprocess.Popen(
-            ["aeronmd"],
+            [_aeron_program("aeronmd") or "aeronmd"],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **settings},
@@ -241,30 +264,54 @@ def _aeron(plan: Plan) -> Facts:
         )
         try:
             asked = ["-p", directory, "-c", "aeron:ipc", "-C", "aeron:ipc"]
-            more = ["-m", str(_ORDERS), "-L", str(plan.size), "-w", "2000"]
-            text = _pair(plan, ["Pong", *asked], ["Ping", *asked, *more], {})
+            asked += ["-s", "1001", "-S", "1002"]  # one stream would bring Ping its own messages
+            more = ["-m", str(plan.reference_count), "-L", str(plan.size)]
+            more += ["-w", str(plan.warm_up)]
+            pong, ping = (_aeron_program(name) or name for name in ("Pong", "Ping"))
+            text = _pair(plan, [pong, *asked], [ping, *asked, *more], {})
             found = parse_hdr_percentiles(text)
         finally:
             driver.terminate()
             driver.wait()
-    return _summary_facts(
-        {name.removesuffix("_us"): round(value * 1000, 1) for name, value in found.items()}
-    )
+    rtt = {name.removesuffix("_us"): round(value * 1000, 1) for name, value in found.items()}
+    return _summary_facts(plan, rtt)
 
 
 def _shared_memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
+def _aeron_program(name: str) -> str | None:
+    """On the path, or where ``make bench-peers`` puts it."""
+    return shutil.which(name) or shutil.which(name, path=cache_folder() / "peers" / "bin")
+
+
 def _aeron_samples() -> str:
     """Empty when driver and both samples are there."""
-    names = [name for name in ("aeronmd", "Ping", "Pong") if shutil.which(name) is None]
+    names = [name for name in ("aeronmd", "Ping", "Pong") if _aeron_program(name) is None]
     if not names:
         return ""
     return (
-        f"{', '.join(names)} not on the path: build github.com/aeron-io/aeron (cmake "
-        "-DBUILD_AERON_DRIVER=ON) and add its binaries/ to PATH"
+        f"{', '.join(names)} not on the path: make bench-peers builds the release whose source is "
+        "on PyPI; or build github.com/aeron-io/aeron (cmake -DBUILD_AERON_DRIVER=ON) and add "
+        "its binaries/ to PATH"
     )
+
+
+def _aeron_version() -> str:
+    """Old drivers know no -v and would just run: here for a moment, with files of their own."""
+    driver = _aeron_program("aeronmd") or ""
+    beside = Path(driver).with_name("aeron-version.txt")
+    if beside.is_file():
+        return f"Aeron {read(beside)}"
+    with tempfile.TemporaryDirectory(prefix="rdmaorder-aeron-", dir=_shared_memory()) as folder:
+        settings = {**os.environ, "AERON_DIR": f"{folder}/driver"}
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [driver, "-v"], capture_output=True, text=True, env=settings, timeout=2, check=False
+            )
+            return (done.stdout.splitlines() or [""])[0]
+    return "version unknown"
 
 
 @dataclass(frozen=True)
@@ -279,6 +326,7 @@ class Tool:
     version_command: tuple[str, ...]
     needs_device: bool = False
     look: Callable[[], str] | None = None
+    ask_version: Callable[[], str] | None = None
 
     def missing(self) -> str:
         """How to install it, empty when it is there."""
@@ -295,6 +343,8 @@ class Tool:
 
     def version(self) -> str:
         """First line of what it says of itself."""
+        if self.ask_version is not None:
+            return self.ask_version()
         return (output(*self.version_command).splitlines() or [""])[0]
 
 
@@ -341,8 +391,9 @@ TOOLS: dict[str, Tool] = {
             "",
             "Aeron's C++ samples Ping and Pong over aeron:ipc",
             _aeron,
-            ("aeronmd", "-v"),
+            (),
             look=_aeron_samples,
+            ask_version=_aeron_version,
         ),
     )
 }

@@ -18,9 +18,6 @@ from rdmaorder.pingpong.runs import Words
 
 __all__ = ["REFERENCES", "Reference", "check_references", "open_references"]
 
-#: Runs of slow references are shorter: at most so many round trips.
-_SLOW_COUNT = 5_000
-
 
 class Reference(Protocol):
     """One alternative. ``kind``: "samples" (every round trip kept) or "summary"."""
@@ -53,11 +50,12 @@ class CacheLine:
 
     def run(self, samples: Words, warm_up: int) -> Facts:
         """The floor's round trips as samples that begin where the one before ended."""
-        trips = _core.pingpong_floor(self._plan.client_cpu, self._plan.server_cpu, len(samples))
+        count = len(samples)
+        trips = _core.pingpong_floor(self._plan.client_cpu, self._plan.server_cpu, count)
         ends = trips.cumsum()
         samples[:, 2] = ends + 1
         samples[:, 0] = samples[:, 1] = ends - trips + 1
-        return {"sent": len(samples), "answered": len(samples), "ending": "done"}
+        return {"sent": count, "answered": count, "ending": "done"}
 
     def pause(self) -> None:
         """Nothing to stop."""
@@ -104,10 +102,9 @@ class Descriptor(_Served):
         self.facts = {"what": f"{name} socket, both ends spin on non-blocking calls, C++"}
 
     def run(self, samples: Words, warm_up: int) -> Facts:
-        """Fewer round trips than the levels: the kernel is in each."""
-        fewer = samples[: min(len(samples), 4 * _SLOW_COUNT)]
+        """The same loop as the levels'."""
         facts: Facts = _core.pingpong_descriptor(
-            self._socket.fileno(), self.name == "udp", self._plan.size, fewer, min(warm_up, 500), 0
+            self._socket.fileno(), self.name == "udp", self._plan.size, samples, warm_up, 0
         )
         return facts
 
@@ -130,8 +127,8 @@ class ZeroMq(_Served):
             self._told["spec"]["endpoint"],
             self._blocking,
             self._plan.size,
-            samples[: min(len(samples), _SLOW_COUNT)],
-            min(warm_up, 200),
+            samples,
+            warm_up,
             0,
         )
         # The PAIR socket of this side is gone with the run; a new one needs the peer's to let go.
@@ -158,8 +155,7 @@ class Iceoryx2(_Served):
         """Loops in Python."""
         from rdmaorder.pingpong.iceoryx import run
 
-        room = samples[: min(len(samples), _SLOW_COUNT)]
-        return run(self._told["spec"]["service"], self._plan.size, room, min(warm_up, 200))
+        return run(self._told["spec"]["service"], self._plan.size, samples, warm_up)
 
 
 class IbWriteLat:
@@ -179,7 +175,8 @@ class IbWriteLat:
 
     def run(self, samples: Words, warm_up: int) -> Facts:
         """A new server there, a client here."""
-        worker, told = self._peer.open("ib_write_lat", size=self._plan.size)
+        count = self._plan.reference_count
+        worker, told = self._peer.open("ib_write_lat", size=self._plan.size, count=count)
         channel = self._peer.channel
         try:
             return ib_write_lat_towards(

@@ -97,16 +97,20 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def ratio_of(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> Any:
     """Ours over theirs at p50 and p99, from runs that took turns: pair by pair (same ``repeat``).
 
-    ``p50`` and ``p99`` are medians; ``…_low`` and ``…_high`` the ends of the spread. None without
-    a pair.
+    ``p50`` and ``p99`` are medians; ``…_low`` and ``…_high`` the ends of the spread. A tool that
+    prints a mean and nothing else is compared with our mean, as ``mean``, and its percentiles are
+    None. None without a pair.
     """
     partners = {each["repeat"]: each for each in theirs}
     result: dict[str, Any] = {}
-    for name in ("p50", "p99"):
+    mean_only = bool(theirs) and all("p50" not in each["rtt_ns"] for each in theirs)
+    for name in ("p50", "p99", "mean") if mean_only else ("p50", "p99"):
         ratios = [
             each["rtt_ns"][name] / partners[each["repeat"]]["rtt_ns"][name]
             for each in ours
-            if each["repeat"] in partners and partners[each["repeat"]]["rtt_ns"].get(name)
+            if each["repeat"] in partners
+            and name in each["rtt_ns"]
+            and partners[each["repeat"]]["rtt_ns"].get(name)
         ]
         if not ratios:
             result[name] = None

@@ -109,7 +109,7 @@ def _ib_write_lat(spec: dict[str, Any]) -> None:
     from rdmaorder.pingpong.external import ib_write_lat_command
 
     _pin(spec)
-    command = ib_write_lat_command(spec["size"], spec["port"], spec["host"])
+    command = ib_write_lat_command(spec["size"], spec["count"], spec["port"], spec["host"])
     _say({"pid": os.getpid()})
     os.execvp(command[0], command)
 

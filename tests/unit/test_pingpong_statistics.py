@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from rdmaorder.pingpong.external import (
 )
 from rdmaorder.pingpong.hazards import hazards
 from rdmaorder.pingpong.plan import Plan, due_times
+from rdmaorder.pingpong.progress import Progress, sent_count
+from rdmaorder.pingpong.report import ratio_text
 from rdmaorder.pingpong.runs import Run
 from rdmaorder.pingpong.statistics import (
     bootstrap_change,
@@ -82,9 +86,42 @@ def test_ratios_pair_the_runs_of_one_turn() -> None:
     assert found["p99"] == 0.5
 
 
-def test_a_reference_with_a_mean_only_has_no_ratio_of_percentiles() -> None:
-    ours = [{"repeat": 0, "rtt_ns": {"p50": 100.0, "p99": 200.0}}]
-    assert ratio_of(ours, [{"repeat": 0, "rtt_ns": {"mean": 300.0}}]) is None
+def test_a_reference_with_a_mean_only_is_compared_with_our_mean_and_no_percentile() -> None:
+    ours = [{"repeat": 0, "rtt_ns": {"p50": 100.0, "p99": 200.0, "mean": 150.0}}]
+    found = ratio_of(ours, [{"repeat": 0, "rtt_ns": {"mean": 300.0}}])
+    assert (found["p50"], found["p99"], found["mean"]) == (None, None, 0.5)
+    assert ratio_text(found, "p50") == "means: 0.5 (0.5 … 0.5)"
+    assert ratio_text(found, "p99") == "–"
+    # With percentiles on both sides the means are left out.
+    assert "mean" not in ratio_of(ours, ours)
+
+
+def test_how_far_a_run_is_shows_in_its_samples() -> None:
+    samples = np.zeros((1000, 6), np.uint64)
+    for sent in (0, 1, 499, 1000):
+        samples[:sent, 1] = 5
+        assert sent_count(samples) == sent
+
+
+def test_progress_says_how_long_it_will_take_once_everything_was_measured() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.runs(["a", "b"], 2, set())
+    for name in ("a", "b", "a", "b"):
+        with progress.run(name, np.zeros((1, 6), np.uint64), 1, None):
+            progress._took_s[name] = 30.0  # what the run before took, were this a long one
+            time.sleep(0.001)
+        progress._took_s[name] = 30.0
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "rdmaorder pingpong: run 1 of 4: a"
+    assert lines[2] == "rdmaorder pingpong: run 3 of 4: a, about 60 s left"
+    assert lines[3] == "rdmaorder pingpong: run 4 of 4: b, about 30 s left"
+
+
+def test_an_order_during_which_progress_was_shown_says_so() -> None:
+    run = run_of([100, 5000, 100])
+    run.progress = [(1_002_000, 1_003_000)]
+    assert "showed its progress" in worst_orders([run], 1)[0]["causes"][0]
 
 
 def test_the_interval_of_a_real_change_excludes_no_change_and_noise_does_not() -> None:
@@ -208,6 +245,32 @@ def test_percentiles_of_a_histogram_listing_are_understood() -> None:
     """
     found = parse_hdr_percentiles(text)
     assert found == {"p50_us": 0.231, "p90_us": 0.402, "p99_us": 0.402, "p99_9_us": 9.811}
+
+
+def test_what_aerons_ping_prints_is_understood_with_what_surrounds_it() -> None:
+    """Aeron 1.11.3, some rows left out."""
+    text = """Subscribing Pong at aeron:ipc on Stream ID 1002
+Publishing Ping at aeron:ipc on Stream ID 1001
+Available image correlationId=2 sessionId=-883199837 at position=0 from aeron:ipc
+Warmed up the media driver in 1831318 [ns]
+Pinging 2000 messages of length 64 bytes
+       Value   Percentile   TotalCount 1/(1-Percentile)
+
+       0.181     0.000000            3         1.00
+       0.251     0.400000          810         1.67
+       0.261     0.500000         1027         2.00
+       0.331     0.900000         1812        10.00
+       5.611     0.990625         1982       106.67
+     790.527     0.999023         1999      1024.00
+   12091.391     1.000000         2000          inf
+#[Mean    =        7.231, StdDeviation   =      270.794]
+#[Max     =    12091.391, Total count    =         2000]
+#[Buckets =           24, SubBuckets     =         2048]
+
+Execute again? (y/n): Unavailable image on correlationId=2 sessionId=-883199837
+"""
+    expected = {"p50_us": 0.261, "p90_us": 0.331, "p99_us": 5.611, "p99_9_us": 790.527}
+    assert parse_hdr_percentiles(text) == expected
 
 
 def test_files_of_pytest_benchmark_are_compared_the_same_way(tmp_path: Path) -> None:
