@@ -69,6 +69,8 @@ def _waterfall(path: Path) -> list[str]:
             f"| {each['from']} | {each['to']} | {each['p50_ns']:.0f} | {each['p99_ns']:.0f} | "
             f"{each['share']:.0%} |"
         )
+    whole = _ns(level["round_trip_p50_ns"]), _ns(level.get("round_trip_p99_ns"))
+    lines.append(f"| call | report seen | {whole[0]} | {whole[1]} | 100% |")
     return [*lines, ""]
 
 

@@ -19,6 +19,8 @@ __all__ = ["over_time_path", "plot"]
 _INK, _SECONDARY, _GRID = "#1f2933", "#52606d", "#d9dee4"
 _COLOURS = ("#1f6feb", "#d1495b", "#2a9d8f", "#e09f3e", "#6d597a", "#495057")
 _BINS = 400
+#: A median of fewer orders than these says nothing.
+_FEW = 20
 
 
 def over_time_path(path: Path) -> Path:
@@ -105,20 +107,16 @@ def _panel(axes: Any, runs: list[Run], colour: str) -> None:
         length_ms = float(times_ms[-1]) or 1e-6
         bins = max(1, min(_BINS // len(runs), len(rtt) // 100))
         edges = np.linspace(0, length_ms, bins + 1)
-        cuts = np.searchsorted(times_ms, edges[1:-1])
-        parts = [part for part in np.split(rtt, cuts) if len(part)]
-        middles = offset_ms + np.linspace(0, length_ms, len(parts), endpoint=False)
+        parts = np.split(np.arange(len(rtt)), np.searchsorted(times_ms, edges[1:-1]))
+        middles = offset_ms + (edges[:-1] + edges[1:]) / 2
         labels = ("median", "99 %", "slowest") if number == 0 else (None, None, None)
-        axes.plot(middles, [np.median(p) for p in parts], color=colour, lw=1.6, label=labels[0])
-        axes.plot(
-            middles,
-            [np.quantile(p, 0.99) for p in parts],
-            color=colour,
-            lw=1,
-            alpha=0.55,
-            label=labels[1],
-        )
-        axes.plot(middles, [p.max() for p in parts], ".", color=_SECONDARY, ms=2.5, label=labels[2])
+        # A stall leaves few orders or none in its intervals: no line there, the dot tells.
+        for q, width, alpha, label in ((0.5, 1.6, 1.0, labels[0]), (0.99, 1.0, 0.55, labels[1])):
+            values = [np.quantile(rtt[p], q) if len(p) >= _FEW else np.nan for p in parts]
+            axes.plot(middles, values, color=colour, lw=width, alpha=alpha, label=label)
+        worst = [part[np.argmax(rtt[part])] for part in parts if len(part)]
+        dots = (offset_ms + times_ms[worst], rtt[worst])
+        axes.plot(*dots, ".", color=_SECONDARY, ms=2.5, label=labels[2])
         if number:
             axes.axvline(offset_ms, color=_GRID, lw=1.2)
         offset_ms += length_ms

@@ -17,8 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gateway_support import PATIENCE_S, ROOT, GatewayProcess, eventually
+
+from rdmaorder.gateway.address import parse_address
+from rdmaorder.pingpong import waterfall
+from rdmaorder.pingpong.files import to_json
+from rdmaorder.pingpong.plan import Plan
+from rdmaorder.pingpong.progress import Progress
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
@@ -139,6 +146,41 @@ def test_the_waterfall_accounts_for_the_whole_round_trip(tmp_path: Path) -> None
         assert all(each["p50_ns"] >= 0 for each in found["stages"][2:])
         slowest = level["worst"][0]
         assert sum(slowest["stages_ns"].values()) == pytest.approx(slowest["rtt_ns"], abs=2)
+
+
+def test_two_clocks_are_aligned_within_the_bound_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ends that take each other for hosts of their own; here one clock tells what is right."""
+    from rdmaorder.pingpong import measure as measuring
+
+    joined: list[tuple[Any, Any, Any]] = []
+
+    def join(run: Any, rows: Any, first: int, rate: float, one_clock: bool) -> Any:
+        assert not one_clock
+        joined.append((run, waterfall.join(run, rows, first, rate, False), rows))
+        return joined[-1][1]
+
+    monkeypatch.setattr(measuring, "join", join)
+    read = measuring.env.read
+    monkeypatch.setattr(
+        measuring.env, "read", lambda path: "elsewhere" if "boot_id" in str(path) else read(path)
+    )
+    url = f"shm://{tmp_path}/pp.sock"
+    with listening(url, "--server-cpu", "1"):
+        plan = Plan(client_cpu=0, server_cpu=1, iterations=5000, repeats=2, waterfall=True)
+        shown = Progress(None)
+        result = measuring.measure(plan, parse_address(url), progress=shown, warn=lambda _: None)
+    assert len(joined) == 2 and result.server is not None
+    for run, stages, rows in joined:
+        assert stages.clocks.error_ns > 0
+        seen = rows[np.isin(rows[:, 0], run.facts["first_sequence"] + stages.index), 1]
+        true = (np.sort(seen).astype(np.int64) - int(run.samples[0, 1])) / run.ticks_per_ns
+        off = np.abs(stages.times[:, 2] - true)
+        assert np.median(off) <= stages.clocks.error_ns
+    found = to_json(result)["levels"]["session"]["waterfall"]
+    assert found["clocks"] == "aligned over the link"
+    assert found["clock_error_ns"] == max(stages.clocks.error_ns for _, stages, _ in joined)
 
 
 def test_the_stages_of_paced_orders_are_stamped_too(tmp_path: Path) -> None:
