@@ -62,6 +62,13 @@ def _steal_ticks() -> int:
     return int(fields[8]) if len(fields) > 8 else 0
 
 
+def _steal_since_boot() -> float:
+    """Fraction of all processors' time that the hypervisor says it took."""
+    ticks = [int(field) for field in read("/proc/stat").split("\n", 1)[0].split()[1:9]]
+    every = sum(ticks)
+    return round(ticks[7] / every, 5) if len(ticks) == 8 and every else 0.0
+
+
 def cpu_facts(cpu: int) -> dict[str, Any]:
     """One processor."""
     folder = _CPU / f"cpu{cpu}"
@@ -103,6 +110,7 @@ def host_facts(cpus: tuple[int, ...]) -> dict[str, Any]:
         "cpu": _first(r"^model name\s*: (.*)$", cpuinfo) or platform.processor(),
         "cpu_count": os.cpu_count(),
         "hypervisor": " hypervisor" in cpuinfo,
+        "steal_since_boot": _steal_since_boot(),
         "invariant_tsc": " nonstop_tsc" in cpuinfo and " constant_tsc" in cpuinfo,
         "pinned": [cpu_facts(cpu) for cpu in cpus],
         "isolated": read(_CPU / "isolated") or "none",

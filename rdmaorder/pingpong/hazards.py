@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 __all__ = ["Hazard", "hazards"]
 
+#: More of the processors' time than this makes a p99 the hypervisor's.
+_STEAL = 0.005
+
 
 class Hazard(NamedTuple):
     """One finding. ``key`` is stable, for files and tests."""
@@ -82,6 +85,13 @@ def _machine(host: dict[str, Any], end: str) -> Iterator[Hazard]:
             f"{end} is a virtual machine: the hypervisor takes time away unseen and moves the "
             "processors about; only the ratio to the floor travels",
             "measure on bare metal, or trust ratios and p50/p99 alone",
+        )
+    if host["steal_since_boot"] > _STEAL:
+        yield Hazard(
+            "steal",
+            f"the hypervisor has taken {host['steal_since_boot']:.1%} of the processors' time from "
+            f"{end} since it was booted",
+            "use dedicated processors, or trust p50 alone; the share of this run stands at its end",
         )
     if host["cpu_count"] and host["cpu_count"] <= 2:
         yield Hazard(

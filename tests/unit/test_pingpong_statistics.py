@@ -298,7 +298,7 @@ HOST = {
     ],
     "isolated": "none", "hypervisor": False, "cpu_count": 8, "load_average": [6.0, 1.0, 1.0],
     "invariant_tsc": True, "machine": "x86_64", "huge_pages": 0,
-    "devices": [{"name": "rxe0", "soft": "True", "numa_node": ""}],
+    "devices": [{"name": "rxe0", "soft": "True", "numa_node": ""}], "steal_since_boot": 0.031,
 }  # fmt: skip
 
 
@@ -306,7 +306,7 @@ def test_every_hazard_of_a_host_is_named_with_its_remedy() -> None:
     found = hazards(HOST, transport="rdma")
     assert {each.key for each in found} == {
         *("shared_core", "numa", "governor", "c_states", "isolation", "load", "huge_pages"),
-        "soft_roce",
+        *("steal", "soft_roce"),
     }
     assert all(each.remedy for each in found)
 
@@ -318,6 +318,7 @@ def test_a_host_made_for_measuring_has_no_warnings() -> None:
         "isolated": "2-7",
         "load_average": [0.1, 0.1, 0.1],
         "huge_pages": 64,
+        "steal_since_boot": 0.0,
     }
     assert hazards(host, transport="shm") == []
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,25 +20,38 @@ COMMAND = [sys.executable, "-m", "rdmaorder", "pingpong"]
 FEW = ("-n", "100", "--warm-up", "10", "--repeats", "1", "-q")
 
 
-@pytest.fixture
-def server(wire: Wire) -> Iterator[str]:
-    """A ping-pong server at the near end; its URL."""
+@contextlib.contextmanager
+def listening(wire: Wire) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A ping-pong server at the near end, and its URL."""
     process = subprocess.Popen(
         [*COMMAND, "--listen", f"{wire.listen}?device={wire.near.device}"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
     )
-    assert process.stdout is not None
-    yield process.stdout.readline().split("listening on ")[1].split(",")[0]
-    process.terminate()
-    process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split("listening on ")[1].split(",")[0]
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def server(wire: Wire) -> Iterator[str]:
+    """The URL of one."""
+    with listening(wire) as (_, url):
+        yield url
 
 
 def measured(wire: Wire, folder: Path, url: str, *arguments: str) -> dict[str, Any]:
+    return run(folder, "--to", url, "-d", wire.far.device, *arguments)
+
+
+def run(folder: Path, *arguments: str) -> dict[str, Any]:
     out = folder / "out.json"
     done = subprocess.run(
-        [*COMMAND, *FEW, "--to", url, "-d", wire.far.device, "--json", str(out), *arguments],
+        [*COMMAND, *FEW, "--json", str(out), *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -70,3 +85,44 @@ def test_ib_write_lat_takes_turns_between_the_same_two_ends(
     result = measured(wire, tmp_path, server, "--level", "raw", "--reference", "ib_write_lat")
     assert result["references"]["ib_write_lat"]["rtt_ns"]["p50"] > 0
     assert set(result["levels"]["raw"]["ratio"]) == {"ib_write_lat"}
+
+
+def test_both_ends_on_one_host_are_measured_at_every_level(wire: Wire, tmp_path: Path) -> None:
+    result = run(
+        tmp_path,
+        *("--transport", "rdma", "--address", wire.near.address, "--level", "all"),
+        *("--server-device", wire.near.device, "-d", wire.far.device),
+    )
+    assert list(result["levels"]) == ["raw", "session", "gateway", "python", "python-handler"]
+    for level in result["levels"].values():
+        assert level["runs"][0]["answered"] == 100
+        assert level["runs"][0]["bad_payloads"] == 0
+        assert level["ends"]["verbs"]["device"] == wire.far.device
+
+
+def test_paced_orders_go_over_the_wire(wire: Wire, server: str, tmp_path: Path) -> None:
+    result = measured(wire, tmp_path, server, "--level", "raw,session", "--rate", "500")
+    for level in result["levels"].values():
+        assert level["runs"][0]["answered"] == 100
+
+
+def test_a_server_that_is_killed_leaves_a_marked_result(wire: Wire, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    with listening(wire) as (process, url):
+        client = subprocess.Popen(
+            [*COMMAND, "-D", "60", "--to", url, "-d", wire.far.device, "--json", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert client.stderr is not None
+        while "run 1 of" not in client.stderr.readline():
+            assert client.poll() is None
+        time.sleep(3)  # of the sixty
+        process.kill()
+        text, _ = client.communicate(timeout=120)
+    assert client.returncode == 1, text
+    result = json.loads(out.read_text())
+    assert (result["complete"], result["ending"]) == (False, "peer lost")
+    assert result["levels"]["session"]["count"] > 0
