@@ -40,10 +40,12 @@ def _references(found: Result) -> list[str]:
         p50 = _ns(times.get("p50"))
         if "p50" not in times and "mean" in times:
             p50 = f"mean {_ns(times['mean'])}"
+        what = reference.get("what", "")
+        if reference.get("version"):
+            what += f" ({reference['version']})"
         ratios = [ratio_text(found["ratio"].get(name), key) for key in ("p50", "p99")]
         lines.append(
-            f"| {name} | {reference.get('what', '')} | {p50} | {_ns(times.get('p99'))} | "
-            f"{ratios[0]} | {ratios[1]} |"
+            f"| {name} | {what} | {p50} | {_ns(times.get('p99'))} | {ratios[0]} | {ratios[1]} |"
         )
     for name, why in found["missing_references"].items():
         lines.append(f"| {name} | {why} | – | – | – | – |")

@@ -345,7 +345,7 @@ class Tool:
         """First line of what it says of itself."""
         if self.ask_version is not None:
             return self.ask_version()
-        return (output(*self.version_command).splitlines() or [""])[0]
+        return (output(*self.version_command).splitlines() or [""])[0].removeprefix("# ")
 
 
 _UCX_APT = "apt-get install ucx-utils"

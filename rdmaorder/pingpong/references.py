@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import importlib.metadata
 import importlib.util
 import socket
 from collections.abc import Callable, Mapping
@@ -118,7 +120,10 @@ class ZeroMq(_Served):
         self._blocking = name == "zeromq"
         super().__init__(peer, plan, "zeromq", library=self._library, blocking=self._blocking)
         how = "blocking in zmq_recv" if self._blocking else "spinning on ZMQ_DONTWAIT"
-        self.facts = {"what": f"ZeroMQ PAIR over ipc, {how}, C++ on {Path(self._library).name}"}
+        self.facts = {
+            "what": f"ZeroMQ PAIR over ipc, {how}, C++ on {Path(self._library).name}",
+            "version": f"ZeroMQ {_libzmq_version(self._library)}",
+        }
 
     def run(self, samples: Words, warm_up: int) -> Facts:
         """Tens of microseconds each."""
@@ -149,7 +154,10 @@ class Iceoryx2(_Served):
 
     def __init__(self, peer: Peer, plan: Plan) -> None:
         super().__init__(peer, plan, "iceoryx2")
-        self.facts = {"what": "iceoryx2 publish/subscribe, both loops in Python (PyPI wheel)"}
+        self.facts = {
+            "what": "iceoryx2 publish/subscribe, both loops in Python (PyPI wheel)",
+            "version": f"iceoryx2 {importlib.metadata.version('iceoryx2')}",
+        }
 
     def run(self, samples: Words, warm_up: int) -> Facts:
         """Loops in Python."""
@@ -222,6 +230,12 @@ def find_libzmq() -> str:
         return ""
     beside = Path(spec.origin).resolve().parent.parent / "pyzmq.libs"
     return next((str(path) for path in sorted(beside.glob("libzmq*.so*"))), "")
+
+
+def _libzmq_version(library: str) -> str:
+    numbers = [ctypes.c_int() for _ in range(3)]
+    ctypes.CDLL(library).zmq_version(*(ctypes.byref(number) for number in numbers))
+    return ".".join(str(number.value) for number in numbers)
 
 
 def _no_libzmq() -> str:
