@@ -76,7 +76,7 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
     console.print(_times(result, "one_way_ns", "one way (RTT/2)", columns))
     if any("floor_ns" in level for level in result["levels"].values()):
         console.print(_floor(result))
-    if result["plan"]["loop"] == "paced":
+    if _is_paced(result):
         console.print(_rates(result))
     if result["references"]:
         console.print(_references(result))
@@ -92,6 +92,10 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
         _print_text(console, line, "dim")
     if not result["complete"]:
         _print_text(console, _why_incomplete(result), "bold red")
+
+
+def _is_paced(result: dict[str, Any]) -> bool:
+    return bool(result["plan"]["loop"] == "paced")
 
 
 def _times(result: dict[str, Any], key: str, title: str, columns: Sequence[str]) -> Any:
@@ -156,7 +160,8 @@ def _rates(result: dict[str, Any]) -> Any:
 def _references(result: dict[str, Any]) -> Any:
     levels = [name for name in result["levels"] if any(result["levels"][name]["ratio"].values())]
     columns = [f"{name} {q}" for name in levels for q in ("50 %", "99 %")]
-    table = _table("ours ÷ reference, runs in turn (spread)", "reference", *columns)
+    paced = " (ours paced, references in a closed loop)" if _is_paced(result) else ""
+    table = _table(f"ours ÷ reference, runs in turn (spread){paced}", "reference", *columns)
     for name in result["references"]:
         cells = [
             ratio_text(result["levels"][level]["ratio"].get(name), key)

@@ -68,7 +68,10 @@ def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] |
     kernel = anomaly or {}
     if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.collections):
         causes.append("garbage collection in this process")
-    if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.progress):
+    shown_ticks = sum(
+        max(0, min(ended, int(row[2])) - max(began, int(row[0]))) for began, ended in run.progress
+    )
+    if shown_ticks / run.ticks_per_ns > _GAP_PART * (facts["rtt_ns"] - facts["usual_ns"]) > 0:
         causes.append("this program showed its progress just then (-q leaves that out)")
     if kernel.get("major_faults"):
         causes.append("page fault that waited for storage")

@@ -120,8 +120,10 @@ def test_progress_says_how_long_it_will_take_once_everything_was_measured() -> N
 
 def test_an_order_during_which_progress_was_shown_says_so() -> None:
     run = run_of([100, 5000, 100])
-    run.progress = [(1_002_000, 1_003_000)]
+    run.progress = [(1_001_500, 1_005_500)]
     assert "showed its progress" in worst_orders([run], 1)[0]["causes"][0]
+    run.progress = [(1_001_500, 1_001_600)]  # too short to have mattered
+    assert "showed its progress" not in worst_orders([run], 1)[0]["causes"][0]
 
 
 def test_the_interval_of_a_real_change_excludes_no_change_and_noise_does_not() -> None:
