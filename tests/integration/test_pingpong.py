@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
-import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gateway_support import PATIENCE_S, ROOT, GatewayProcess, eventually
+from gateway_support import GatewayProcess
+from pingpong_support import FEW, listening, measured, pingpong
 
 from rdmaorder.gateway.address import parse_address
 from rdmaorder.pingpong import waterfall
@@ -30,47 +23,6 @@ from rdmaorder.pingpong.progress import Progress
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
 )
-COMMAND = [sys.executable, "-m", "rdmaorder", "pingpong"]
-FEW = ("-n", "500", "--warm-up", "50", "--repeats", "1", "-q")
-
-
-def pingpong(*arguments: str, status: int = 0) -> str:
-    """Runs the tool; its whole output."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == status, text
-    assert "Traceback" not in text
-    return text
-
-
-def measured(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
-    """Runs the tool with --json and reads what it wrote."""
-    out = folder / "out.json"
-    pingpong(*FEW, "--json", str(out), *arguments, status=status)
-    content: dict[str, Any] = json.loads(out.read_text())
-    return content
-
-
-@contextlib.contextmanager
-def listening(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    server = subprocess.Popen(
-        [*COMMAND, "--listen", url, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    try:
-        assert server.stdout is not None
-        assert "listening on" in server.stdout.readline()
-        yield server
-    finally:
-        server.terminate()
-        server.communicate(timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("transport", ["shm", "inproc"])
@@ -300,194 +252,6 @@ def test_bad_arguments_are_named_with_what_to_give(
     arguments: tuple[str, ...], complaint: str
 ) -> None:
     assert complaint in pingpong(*FEW, *arguments, status=2)
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes started by ``pid``, and theirs."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid:
-                found += [int(entry.parent.name), *children_of(int(entry.parent.name))]
-    return found
-
-
-def worker_of(pid: int, client: int | None = None) -> int | None:
-    """The answering end below ``pid`` of a client that is measuring just now: it is pinned then."""
-    status = Path(f"/proc/{client or pid}/status").read_text()
-    allowed = status.split("Cpus_allowed_list:")[1].split()[0]
-    for child in children_of(pid) if allowed.isdigit() else ():
-        with contextlib.suppress(OSError):
-            if "pingpong.worker" in Path(f"/proc/{child}/cmdline").read_text():
-                return child
-    return None
-
-
-@pytest.mark.parametrize("level", ["raw", "session"])
-def test_a_peer_that_disappears_leaves_a_marked_result(tmp_path: Path, level: str) -> None:
-    out = tmp_path / "out.json"
-    client = subprocess.Popen(
-        [*COMMAND, "-D", "20", "-q", "--level", level, "--json", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    worker = eventually(lambda: worker_of(client.pid), "the answering end runs")
-    time.sleep(0.3)
-    os.kill(worker, signal.SIGKILL)
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 1, text
-    result = json.loads(out.read_text())
-    assert (result["complete"], result["ending"]) == (False, "peer lost")
-    assert "the other side is gone" in text
-
-
-def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    client = subprocess.Popen(
-        [*COMMAND, "-D", "20", "-q", "--json", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    eventually(lambda: worker_of(client.pid), "the answering end runs")
-    time.sleep(0.3)
-    client.send_signal(signal.SIGINT)
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 130, text
-    assert "interrupted: this is what had been measured" in text
-    result = json.loads(out.read_text())
-    assert result["ending"] == "interrupted"
-    assert result["levels"]["session"]["count"] > 0
-
-
-def on_a_terminal(*arguments: str) -> tuple[str, str, int]:
-    """Runs the tool with standard error on a terminal: that, standard output, exit status."""
-    ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        client = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=theirs, text=True, cwd=ROOT
-        )
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # EIO: the other side has closed it
-            while part := terminal.read(4096):
-                shown += part
-        text, _ = client.communicate(timeout=PATIENCE_S)
-    return shown.decode(), text, client.returncode
-
-
-def test_a_long_run_shows_how_far_it_is(tmp_path: Path) -> None:
-    arguments = ("-D", "3", "--repeats", "1", "--level", "session,python")
-    shown, text, status = on_a_terminal(*arguments)
-    assert status == 0, text
-    for level, number in (("session", 1), ("python", 2)):
-        assert re.search(rf"\rrun {number} of 2: {level}, [12] s of 3, [\d,]+ orders", shown), shown
-    assert shown.rstrip().endswith("\x1b[K"), "the line is gone before the tables"
-    assert "run 1 of" not in text
-
-
-def test_without_a_terminal_progress_is_whole_lines_and_quiet_is_silent(tmp_path: Path) -> None:
-    arguments = [*COMMAND, *FEW[:-1], "--level", "raw,session"]
-    for quiet, expected in ((False, ["run 1 of 2: raw", "run 2 of 2: session"]), (True, [])):
-        done = subprocess.run(
-            [*arguments, *(["-q"] if quiet else [])],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=120,
-            check=True,
-        )
-        lines = done.stderr.splitlines()
-        runs = [line.removeprefix("rdmaorder pingpong: ") for line in lines if "run " in line]
-        assert runs == expected
-        assert "\r" not in done.stderr and (not quiet or not done.stderr)
-
-
-def test_a_server_that_is_killed_leaves_a_marked_result(tmp_path: Path) -> None:
-    out, url = tmp_path / "out.json", f"shm://{tmp_path}/pp.sock"
-    with listening(url) as server:
-        client = subprocess.Popen(
-            [*COMMAND, "--to", url, "-D", "20", "-q", "--json", str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-        )
-        eventually(lambda: worker_of(server.pid, client.pid), "the answering end runs")
-        time.sleep(0.3)
-        server.kill()
-        text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 1, text
-    result = json.loads(out.read_text())
-    assert (result["complete"], result["ending"]) == (False, "peer lost")
-    assert result["levels"]["session"]["runs"][0]["complete"] is False
-    assert result["levels"]["session"]["count"] > 0
-
-
-def test_a_client_that_is_killed_leaves_nobody_behind() -> None:
-    client = subprocess.Popen([*COMMAND, "-D", "20", "-q"], stdout=subprocess.DEVNULL, cwd=ROOT)
-    eventually(lambda: worker_of(client.pid), "the answering end runs")
-    started = children_of(client.pid)
-    assert len(started) == 2  # server and worker
-    client.kill()
-    client.wait(PATIENCE_S)
-    eventually(
-        lambda: not any(is_running(pid) for pid in started), "server and worker have ended as well"
-    )
-
-
-def is_running(pid: int) -> bool:
-    """Whether that process is there and no zombie that waits for whoever reaps it."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def test_nonsense_ends_a_connection_and_not_the_server(tmp_path: Path) -> None:
-    url = f"shm://{tmp_path}/pp.sock"
-    with listening(url):
-        for line in (b"GET / HTTP/1.1\n", b"[]\n", b'{"rdmaorder-pingpong": 2}\n', b""):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.connect(f"{tmp_path}/pp.sock")
-                connection.sendall(line)
-        assert measured(tmp_path, "--to", url, "--level", "raw")["complete"]
-
-
-@pytest.mark.parametrize("level", ["raw", "python"])
-def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path, level: str) -> None:
-    out = tmp_path / "out.json"
-    client = subprocess.Popen(
-        [*COMMAND, "-D", "20", "-q", "--level", level, "--json", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    eventually(lambda: worker_of(client.pid), "the answering end runs")
-    time.sleep(0.3)
-    client.terminate()
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 130, text
-    result = json.loads(out.read_text())
-    assert (result["complete"], result["ending"]) == (False, "interrupted")
-    assert "cut short (interrupted)" in pingpong("compare", str(out), str(out), status=2)
-
-
-def test_where_nothing_can_be_written_is_said_before_the_first_order(tmp_path: Path) -> None:
-    """Root may write everywhere, but not where a file system makes no files."""
-    text = pingpong(*FEW, "-n", "5000000", "--json", "/proc/out.json", status=2)
-    assert "/proc/out.json: cannot be written" in text and "warning" not in text
-    assert not list(tmp_path.iterdir())
-    existing = tmp_path / "kept.json"
-    existing.write_text("before")
-    pingpong(*FEW, "--cpu", "4097", "--json", str(existing), status=2)
-    assert existing.read_text() == "before"
 
 
 def test_two_results_are_compared_with_a_verdict(tmp_path: Path) -> None:
