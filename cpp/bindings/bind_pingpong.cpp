@@ -104,10 +104,15 @@ py::dict build_facts() {
 }
 
 Words floor_ticks(int own_cpu, int peer_cpu, py::ssize_t count) {
+  constexpr std::uint64_t kLimitNs = 2'000'000'000;
   Words round_trips(count);
   const std::span<std::uint64_t> span(round_trips.mutable_data(), static_cast<std::size_t>(count));
-  const py::gil_scoped_release release;
-  pingpong::run_floor(own_cpu, peer_cpu, span);
+  std::size_t made = 0;
+  {
+    const py::gil_scoped_release release;
+    made = pingpong::run_floor(own_cpu, peer_cpu, span, kLimitNs);
+  }
+  round_trips.resize({static_cast<py::ssize_t>(made)});
   return round_trips;
 }
 

@@ -52,8 +52,9 @@ class CacheLine:
 
     def run(self, samples: Words, warm_up: int) -> Facts:
         """The floor's round trips as samples that begin where the one before ended."""
-        count = len(samples)
-        trips = _core.pingpong_floor(self._plan.client_cpu, self._plan.server_cpu, count)
+        trips = _core.pingpong_floor(self._plan.client_cpu, self._plan.server_cpu, len(samples))
+        count = len(trips)  # fewer where the processors are wanted by others
+        samples = samples[:count]
         ends = trips.cumsum()
         samples[:, 2] = ends + 1
         samples[:, 0] = samples[:, 1] = ends - trips + 1

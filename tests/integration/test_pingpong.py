@@ -14,6 +14,7 @@ import pytest
 from gateway_support import GatewayProcess
 from pingpong_support import FEW, listening, measured, pingpong
 
+from rdmaorder import _core
 from rdmaorder.gateway.address import parse_address
 from rdmaorder.pingpong import waterfall
 from rdmaorder.pingpong.files import to_json
@@ -71,6 +72,12 @@ def test_a_reference_that_is_not_installed_is_named_with_its_remedy(
     result = measured(tmp_path, "--level", "raw", "--reference", "ucx_tag")
     assert result["complete"]
     assert "apt-get install ucx-utils" in result["missing_references"]["ucx_tag"]
+
+
+def test_the_probe_of_the_floor_is_over_soon_whatever_else_runs() -> None:
+    """Where both processors are wanted by others a round trip takes ticks of the scheduler."""
+    asked = 60_000_000  # more than any processor makes in the time the probe has
+    assert 0 < len(_core.pingpong_floor(0, 1, asked)) < asked
 
 
 def test_an_open_loop_counts_from_the_intended_send(tmp_path: Path) -> None:

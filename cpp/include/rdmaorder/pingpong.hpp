@@ -108,8 +108,10 @@ class InterruptGuard {
 };
 
 /// The floor: a bare word there and back between two threads pinned to the two processors. Fills
-/// `round_trip_ticks`. Throws Error when a thread cannot be pinned.
-void run_floor(int own_cpu, int peer_cpu, std::span<std::uint64_t> round_trip_ticks);
+/// `round_trip_ticks` as far as `limit_ns` allows (where others want the processors a round trip
+/// can take two ticks of the scheduler); how many. Throws Error when a thread cannot be pinned.
+std::size_t run_floor(int own_cpu, int peer_cpu, std::span<std::uint64_t> round_trip_ticks,
+                      std::uint64_t limit_ns);
 
 /// Orders through a session whose gateway accepts everything. The report's identity, request and
 /// contents are checked; the slots' CRCs cover both ways..

@@ -23,7 +23,9 @@ bool pin(int cpu) noexcept {
 
 }  // namespace
 
-void run_floor(int own_cpu, int peer_cpu, std::span<std::uint64_t> round_trip_ticks) {
+std::size_t run_floor(int own_cpu, int peer_cpu, std::span<std::uint64_t> round_trip_ticks,
+                      std::uint64_t limit_ns) {
+  std::size_t count = 0;
   const auto lines = std::make_unique<bench::FloorLines>();
   std::atomic<int> ready{0};
   std::atomic<bool> refused{false};
@@ -44,11 +46,14 @@ void run_floor(int own_cpu, int peer_cpu, std::span<std::uint64_t> round_trip_ti
     bench::Floor floor(*lines);
     for (int i = 0; i < kWarmUpCount; ++i) floor.round_trip();
     std::uint64_t before = ticks();
+    const std::uint64_t end = before + TickRate::get().from_ns(limit_ns);
     for (std::uint64_t& sample : round_trip_ticks) {
       floor.round_trip();
       const std::uint64_t now = ticks();
       sample = now - before;
       before = now;
+      ++count;
+      if (RDMAORDER_UNLIKELY(now >= end)) break;
     }
     stop = true;
   });
@@ -59,6 +64,7 @@ void run_floor(int own_cpu, int peer_cpu, std::span<std::uint64_t> round_trip_ti
                                         " and " + std::to_string(peer_cpu) +
                                         ": they do not exist or are not allowed to this process");
   }
+  return count;
 }
 
 }  // namespace rdmaorder::pingpong
