@@ -30,6 +30,7 @@ class RecordKind(IntEnum):
     REPORT = 3
     LINK = 4
     NOT_APPLIED = 5
+    KILL = 6
 
 
 def record_dtype(payload_width: int = PAYLOAD_WIDTH) -> np.dtype[np.void]:

@@ -258,12 +258,13 @@ class GatewayCore {
     py::dict d;
     d["canceled"] = result.canceled_count;
     d["fence_ns"] = result.fence_ns;
+    d["recorded"] = result.recorded ? 1 : 0;
     return d;
   }
 
-  void release(std::uint32_t session_index) {
+  bool release(std::uint32_t session_index) {
     const py::gil_scoped_release unlocked;
-    gateway_->release(session_index);
+    return gateway_->release(session_index);
   }
 
   py::list sessions() {

@@ -222,4 +222,6 @@ def _control(kind: int, payload: bytes) -> Fields:
         }
     if kind == RecordKind.NOT_APPLIED and len(payload) == 8:
         return {"count": word(0)}
+    if kind == RecordKind.KILL and len(payload) == 8:
+        return {"killed": word(0)}
     return {"payload": payload.hex()}

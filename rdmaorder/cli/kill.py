@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import socket
 import struct
+import sys
 from typing import Any
 
 from rdmaorder.errors import ConfigError, Refused, SystemFailure
@@ -20,7 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "kill",
         help="fence a session (or all) at once and cancel its orders",
         description="Takes the link away, cancels every live order with reason kill, and lets the "
-        "session have no link until --release. Only the gateway's own user and root may.",
+        "session have no link until --release, not even after a restart of the gateway. Only the "
+        "gateway's own user and root may.",
     )
     parser.add_argument("gateway", metavar="URL", help="shm:///path of the gateway's socket")
     which = parser.add_mutually_exclusive_group(required=True)
@@ -36,11 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
     answer = _ask(arguments.gateway, {"type": kind, "session": arguments.session or ""})
     if answer["type"] == "Released":
         print(f"released {answer['sessions']} sessions")
-        return 0
-    print(
-        f"killed {answer['sessions']} sessions: fenced in {answer['fence_ns'] / 1e3:.0f} us, "
-        f"{answer['canceled']} orders cancelled"
-    )
+    else:
+        print(
+            f"killed {answer['sessions']} sessions: fenced in {answer['fence_ns'] / 1e3:.0f} us, "
+            f"{answer['canceled']} orders cancelled"
+        )
+    if not answer["recorded"]:
+        print(
+            "not written down: the gateway has no journal or cannot write it; "
+            "a restart of the gateway undoes this",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -163,13 +163,15 @@ class Gateway:
     def kill(self, session: str | None = None) -> dict[str, int]:
         """Kill switch: fences the link of ``session`` (None: of every session), takes no new one
         until :meth:`release`, and cancels its orders with Reason.KILL. Gives the number of
-        ``sessions`` and of orders ``canceled``, and the longest ``fence_ns``."""
-        total = {"sessions": 0, "canceled": 0, "fence_ns": 0}
+        ``sessions`` and of orders ``canceled``, the longest ``fence_ns``, and in ``recorded``
+        whether a gateway started again on the journal will know (1) or not (0)."""
+        total = {"sessions": 0, "canceled": 0, "fence_ns": 0, "recorded": 1}
         for each in self._chosen(session):
             done = self._core.kill(each["session_index"])
             total["sessions"] += 1
             total["canceled"] += done["canceled"]
             total["fence_ns"] = max(total["fence_ns"], done["fence_ns"])
+            total["recorded"] &= done["recorded"]
             if self._loop is not None and self._server is not None and each["epoch"]:
                 self._loop.call_soon_threadsafe(
                     self._server.end_link,

@@ -55,7 +55,7 @@ class OperationsCore(Protocol):
         reason: int,
     ) -> int: ...
     def kill(self, session_index: int) -> dict[str, int]: ...
-    def release(self, session_index: int) -> None: ...
+    def release(self, session_index: int) -> bool: ...
     def sessions(self) -> list[dict[str, Any]]: ...
 
 
@@ -117,10 +117,11 @@ class Operations:
     def _kill_one(self, session_index: int) -> dict[str, Any]:
         done = self._core.kill(session_index)
         _log.warning(
-            "session %d killed: fenced in %d ns, %d orders cancelled",
+            "session %d killed: fenced in %d ns, %d orders cancelled%s",
             session_index,
             done["fence_ns"],
             done["canceled"],
+            "" if done["recorded"] else "; NOT WRITTEN DOWN: a restart of this gateway releases it",
         )
         return {"type": "Killed", "sessions": 1, **done}
 
@@ -138,10 +139,11 @@ class Operations:
                 "text": f"there is no session {name!r} here",
             }
         if message["type"] == "OperatorRelease":
+            recorded = 1
             for each in chosen:
-                await self._run(partial(self._core.release, each["session_index"]))
-            return {"type": "Released", "sessions": len(chosen)}
-        total = {"sessions": len(chosen), "canceled": 0, "fence_ns": 0}
+                recorded &= await self._run(partial(self._core.release, each["session_index"]))
+            return {"type": "Released", "sessions": len(chosen), "recorded": int(recorded)}
+        total = {"sessions": len(chosen), "canceled": 0, "fence_ns": 0, "recorded": 1}
         for each in chosen:
             index = each["session_index"]
             done = await self._refusable(partial(self._kill_one, index))
@@ -150,6 +152,7 @@ class Operations:
             self._end_link(index, each["epoch"], "killed by the operator")
             total["canceled"] += done["canceled"]
             total["fence_ns"] = max(total["fence_ns"], done["fence_ns"])
+            total["recorded"] &= done["recorded"]
         return {"type": "Killed", **total}
 
     # -- cancel on disconnect ------------------------------------------------------------------

@@ -12,6 +12,7 @@ namespace rdmaorder {
 namespace {
 
 using gateway_support::Rig;
+using gateway_support::Strategy;
 using gateway_support::test_config;
 using handler_support::Client;
 using handler_support::make_record;
@@ -120,6 +121,47 @@ TEST(Recovery, GivesTheHandlerTheOrdersInDoubtMarkedAndAnswersTheRefusedOnes) {
   const auto reports = journal.of_kind(RecordKind::kReport);
   ASSERT_EQ(reports.size(), 3U);
   EXPECT_EQ(reports[0].sequence, 1U);
+}
+
+TEST(Recovery, KeepsAKilledSessionOutAndCancelsWhatTheKillHadNotGotTo) {
+  Feeder feeder;
+  const std::uint64_t yes = 1;
+  feeder.order(make_record(TemplateId::kNewOrder, 1, 0));
+  feeder.feed(RecordKind::kKill, 2, &yes, sizeof yes);
+  ASSERT_TRUE(feeder.recovery.sessions()[0].killed);
+  Rig rig(test_config(), std::make_unique<gateway_support::MemoryJournal>(),
+          feeder.recovery.sessions());
+  // The handler is asked once more to cancel everything, orders that were in doubt included.
+  ASSERT_EQ(rig.handler->applied[0].size(), 1U);
+  EXPECT_EQ(rig.handler->applied[0][0].template_id,
+            static_cast<std::uint16_t>(TemplateId::kMassCancel));
+  EXPECT_EQ(rig.handler->applied[0][0].mass_cancel.scope, MassCancelScope::kSession);
+  try {
+    (void)rig.connect("alpha");
+    FAIL() << "a killed session got a link";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), "SessionBlocked");
+  }
+  EXPECT_TRUE(rig.gateway->release(0));
+  EXPECT_EQ(rig.connect("alpha").session->next_sequence(), 2U);
+  ASSERT_EQ(rig.journal->of_kind(RecordKind::kKill).size(), 1U);
+  const std::uint64_t no = 0;
+  feeder.feed(RecordKind::kKill, 2, &no, sizeof no);
+  EXPECT_FALSE(feeder.recovery.sessions()[0].killed);
+}
+
+TEST(Recovery, AKillSaysWhetherTheNextRunWillKnow) {
+  Rig rig(test_config(), std::make_unique<gateway_support::MemoryJournal>());
+  const Strategy strategy = rig.connect("a");
+  EXPECT_TRUE(rig.gateway->kill(strategy.index).recorded);
+  rig.journal->full = true;
+  EXPECT_FALSE(rig.gateway->kill(strategy.index).recorded);
+  EXPECT_FALSE(rig.gateway->release(strategy.index));
+  const auto records = rig.journal->of_kind(RecordKind::kKill);
+  ASSERT_EQ(records.size(), 1U);
+  EXPECT_EQ(records[0].payload[0], std::byte{1});
+  Rig without;
+  EXPECT_FALSE(without.gateway->kill(without.connect("a").index).recorded);
 }
 
 /// The reports of a random stream, and the venue that made them.

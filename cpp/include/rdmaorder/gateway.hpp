@@ -134,6 +134,9 @@ struct SessionView {
 struct KillResult {
   std::uint64_t canceled_count = 0;
   std::uint64_t fence_ns = 0;  ///< from the call to the moment the old link can write no more
+  /// On stable storage. False: without a journal, or one that cannot write, a gateway started again
+  /// knows nothing of the kill.
+  bool recorded = false;
 };
 
 /// Where an order was at which tick of the gateway's cycle counter, for measuring. 0: it did not
@@ -192,10 +195,11 @@ class Gateway {
   std::uint64_t cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
                               Reason why);
   /// Kill switch: the session's link is fenced at once, links are refused from now on, its orders
-  /// are cancelled with kKill. Idempotent.
+  /// are cancelled with kKill. Journalled: a gateway started again keeps links out and cancels what
+  /// is left, until the release. Idempotent.
   KillResult kill(std::uint32_t session_index);
-  /// Links are allowed again.
-  void release(std::uint32_t session_index);
+  /// Links are allowed again. False: that is not on stable storage (KillResult::recorded).
+  bool release(std::uint32_t session_index);
   /// Sessions now, any thread.
   std::vector<SessionView> sessions();
   /// Refuses new orders (cancels pass) until resumed. Any thread.

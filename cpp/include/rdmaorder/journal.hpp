@@ -45,11 +45,12 @@ enum class SyncPolicy : std::uint8_t {
 };
 
 enum class RecordKind : std::uint16_t {
-  kSession = 1,    ///< payload: the session's name; introduces session_index
-  kOrder = 2,      ///< payload: header + block of an order taken from the ring
-  kReport = 3,     ///< payload: header + block of a report; sequence is the report's
-  kLink = 4,       ///< payload: epoch u64, first order sequence u64, first report sequence u64
-  kNotApplied = 5  ///< sequence: first order sequence never applied; payload: count u64
+  kSession = 1,     ///< payload: the session's name; introduces session_index
+  kOrder = 2,       ///< payload: header + block of an order taken from the ring
+  kReport = 3,      ///< payload: header + block of a report; sequence is the report's
+  kLink = 4,        ///< payload: epoch u64, first order sequence u64, first report sequence u64
+  kNotApplied = 5,  ///< sequence: first order sequence never applied; payload: count u64
+  kKill = 6         ///< sequence: the next order's; payload: 1 u64 killed, 0 u64 released
 };
 
 /// A place in the journal from which reading can begin.

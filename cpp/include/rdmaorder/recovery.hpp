@@ -30,6 +30,7 @@ struct RecoveredSession {
   std::uint64_t next_report_sequence = 1;
   /// First report of its last link: nobody knows which of those from there on were delivered.
   std::uint64_t first_undelivered_report = 1;
+  bool killed = false;                          ///< and not released since
   std::vector<UnansweredRequest> unanswered{};  ///< in journal order
   JournalMarks marks{};
 };

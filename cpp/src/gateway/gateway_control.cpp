@@ -46,6 +46,7 @@ KillResult Gateway::kill(std::uint32_t session_index) {
   receiver_->call([&] {
     GatewaySession& session = existing(receiver_->find(session_index), session_index);
     session.killed = true;
+    result.recorded = receiver_->record_kill(session);
     link = receiver_->remove(session, false);
     if (link != nullptr) {
       window = std::move(session.window);
@@ -58,14 +59,20 @@ KillResult Gateway::kill(std::uint32_t session_index) {
   if (link != nullptr) {
     result.fence_ns = fence(session_index, std::move(link), std::move(window), since_ns);
   }
-  wire::MassCancel all{};
-  all.scope = MassCancelScope::kSession;
-  result.canceled_count = cancel_orders(session_index, all, Reason::kKill);
+  // Only now: a disk may take its time, the fence may not.
+  result.recorded = result.recorded && ok(journal_writer()->sync_now());
+  result.canceled_count = cancel_orders(session_index, gateway::every_order(), Reason::kKill);
   return result;
 }
 
-void Gateway::release(std::uint32_t session_index) {
-  receiver_->call([&] { existing(receiver_->find(session_index), session_index).killed = false; });
+bool Gateway::release(std::uint32_t session_index) {
+  bool recorded = false;
+  receiver_->call([&] {
+    GatewaySession& session = existing(receiver_->find(session_index), session_index);
+    session.killed = false;
+    recorded = receiver_->record_kill(session);
+  });
+  return recorded && ok(journal_writer()->sync_now());
 }
 
 std::uint64_t Gateway::cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
@@ -91,6 +98,18 @@ std::vector<OrderFate> Gateway::open_orders(std::uint32_t session_index, std::ui
 }
 
 // --- the receiver's part ------------------------------------------------------------------------
+
+/// Whether the session is killed, for the next run of the gateway. False: it will not know.
+bool Gateway::Receiver::record_kill(const GatewaySession& session) noexcept {
+  const std::uint64_t killed = session.killed ? 1 : 0;
+  if (journal_ == nullptr) return false;
+  if (ok(journal_->append(journal::RecordKind::kKill, 0, session.index, session.next_order_sequence,
+                          now_ns(), &killed, sizeof killed))) {
+    return true;
+  }
+  counters_.journal_errors.add();
+  return false;
+}
 
 // Only when halted or throttled; not for cancels.
 Reason Gateway::Receiver::restriction(GatewaySession& session) noexcept {

@@ -10,6 +10,15 @@
 
 namespace rdmaorder {
 
+namespace gateway {
+/// The scope that names all orders of a session.
+inline wire::MassCancel every_order() noexcept {
+  wire::MassCancel all{};
+  all.scope = MassCancelScope::kSession;
+  return all;
+}
+}  // namespace gateway
+
 /// One session as the receiver sees it. Lives as long as the gateway; `link` comes and goes.
 struct GatewaySession {
   SessionRequest request;  ///< as granted
@@ -97,6 +106,7 @@ class Gateway::Receiver final : public ReportSink {
   std::uint64_t cancel_orders(GatewaySession& session, const wire::MassCancel& scope,
                               Reason why) noexcept;
   /// A session event, journalled and sent like a report.
+  [[nodiscard]] bool record_kill(const GatewaySession& session) noexcept;
   void tell(GatewaySession& session, SessionEventKind kind, Reason reason,
             std::uint64_t count) noexcept;
   void count_fence(std::uint32_t session_index, std::uint64_t fence_ns) noexcept;

@@ -95,6 +95,11 @@ void Gateway::Receiver::answer_recovered(const std::vector<RecoveredSession>& re
   }
   counters_.orders_in_doubt.add(in_doubt.size());
   if (!recovered.empty()) handler_->recover(in_doubt, *this);
+  // The run before may have died amid the cancels of a kill, and orders that were in doubt are live
+  // only now.
+  for (const auto& session : sessions_) {
+    if (session->killed) (void)cancel_orders(*session, gateway::every_order(), Reason::kKill);
+  }
 }
 
 void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
@@ -119,6 +124,7 @@ void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
 }
 
 GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, std::uint32_t index) {
+  session.killed = recovered.killed;
   auto session = std::make_unique<GatewaySession>();
   session->request = request;
   session->index = index;

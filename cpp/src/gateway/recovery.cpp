@@ -69,6 +69,12 @@ void SessionRecovery::operator()(const journal::Record& record) {
       session.first_undelivered_report = begin[2];
       return;
     }
+    case journal::RecordKind::kKill: {
+      std::uint64_t killed = 0;
+      read_words(record, std::span(&killed, 1));
+      at(record.session_index).session.killed = killed != 0;
+      return;
+    }
   }
 }
 

@@ -1,0 +1,104 @@
+"""What holds a session back: a kill that outlives the gateway, mass cancels."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gateway_support import (
+    PATIENCE_S,
+    Connect,
+    GatewayProcess,
+    StartGateway,
+    batch_of,
+    order,
+    take,
+)
+
+import rdmaorder as ro
+from rdmaorder import cli, journal
+
+Start = Callable[..., GatewayProcess]
+
+#: instrument, side, account of the orders that are live, and which of them a scope names
+TERMS = ((7, ro.BUY, 1), (7, ro.SELL, 2), (8, ro.BUY, 2), (8, ro.SELL, 1))
+SCOPES: tuple[tuple[ro.MassCancelScope, dict[str, int], list[int]], ...] = (
+    (ro.MassCancelScope.SESSION, {}, [0, 1, 2, 3]),
+    (ro.MassCancelScope.INSTRUMENT, {"instrument": 7}, [0, 1]),
+    (ro.MassCancelScope.SIDE, {"side": ro.SELL}, [1, 3]),
+    (ro.MassCancelScope.ACCOUNT, {"account": 2}, [1, 2]),
+)
+
+
+def test_a_kill_outlives_the_gateway_until_the_operator_lifts_it(
+    start_process: Start, connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--handler", "venue", "--journal", str(tmp_path / "journal"))
+    gateway = start_process(*arguments)
+    by_operator, by_itself, other = (connect(gateway, name) for name in ("alpha", "beta", "gamma"))
+    for each in (by_operator, by_itself, other):
+        each.send_batch(batch_of(3))
+        take(each, 3)
+    assert cli.main(["kill", gateway.url, "--session", "alpha"]) == 0
+    assert by_itself.kill() == 3
+    assert "not written down" not in capsys.readouterr().err
+    gateway.end(signal.SIGKILL)
+    gateway = start_process(*arguments)
+    other.reconnect(PATIENCE_S)
+    for session in (by_operator, by_itself):
+        with pytest.raises(ro.Refused, match="was killed; an operator has to release it"):
+            session.reconnect(0.05)
+    kept = journal.Journal(tmp_path / "journal").records
+    assert (kept["kind"] == journal.RecordKind.KILL).sum() == 2
+    assert cli.main(["kill", gateway.url, "--all", "--release"]) == 0
+    gateway.end(signal.SIGKILL)
+    start_process(*arguments)
+    for session in (by_operator, by_itself):
+        session.reconnect(PATIENCE_S)
+        assert (take(session, 3)["reason"] == ro.Reason.KILL).all()
+        assert session.orders().size == 0
+    assert len(other.resolve()) == 0
+
+
+def test_a_kill_that_no_journal_keeps_says_so(
+    start_process: Start, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = start_process()
+    connect(gateway)
+    assert cli.main(["kill", gateway.url, "--session", "alpha"]) == 0
+    assert "not written down" in capsys.readouterr().err
+    assert cli.main(["kill", gateway.url, "--session", "alpha", "--release"]) == 0
+    assert "not written down" in capsys.readouterr().err
+
+
+def test_a_mass_cancel_takes_what_its_scope_names_and_nothing_else(
+    start_gateway: StartGateway, connect: Connect, tmp_path: Path
+) -> None:
+    gateway = start_gateway(handler="venue", journal=str(tmp_path / "journal"))
+    session, other = connect(gateway), connect(gateway, "beta")
+    price = ro.price("1")
+
+    def live() -> set[int]:
+        return set(session.orders()["cl_ord_id"].tolist())
+
+    def put(first: int) -> None:
+        for n, (instrument, side, account) in enumerate(TERMS):
+            session.new_order(first + n, instrument, side, price, 10, account=account)
+        take(session, len(TERMS))
+
+    order(other, 1)
+    for n, (scope, values, cancelled) in enumerate(SCOPES):
+        first = 1000 * (n + 1)
+        put(first)
+        session.mass_cancel(first + 500, scope, **values)
+        reports = take(session, 1 + len(cancelled))
+        told = reports["cl_ord_id"][reports["cl_ord_id"] != first + 500].tolist()
+        assert sorted(told) == [first + each for each in cancelled], scope
+        assert live() == {first + n for n in range(len(TERMS)) if n not in cancelled}
+        gateway.cancel_orders("alpha", scope=scope, **values)  # the operator's finds no more
+        assert live() == {first + n for n in range(len(TERMS)) if n not in cancelled}
+        assert gateway.cancel_orders("alpha") == len(TERMS) - len(cancelled)
+        take(session, len(TERMS) - len(cancelled))
+    assert len(other.orders()) == 1
