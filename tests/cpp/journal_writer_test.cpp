@@ -53,6 +53,23 @@ TEST_F(JournalWriter, RefusesASecondWriterAndNamesTheFirst) {
   EXPECT_NE(open(), nullptr);
 }
 
+TEST_F(JournalWriter, LeavesTheDirectoryToTheNextOneWhenItIsClosed) {
+  auto first = open();
+  append_many(*first, 10);
+  first->close();
+  first->close();
+  EXPECT_EQ(append_next(*first), Status::kIo) << "another may be writing by now";
+  auto second = open();
+  append_many(*second, kPerSegment);  // into a segment that the first had prepared
+  EXPECT_EQ(first->last_position(), 10U);
+  first.reset();
+  EXPECT_EQ(second->last_position(), 10 + kPerSegment);
+  second.reset();
+  const ScanResult result = scan(config().directory, [](const Record&) { return true; });
+  EXPECT_TRUE(result.clean) << result.damage;
+  EXPECT_EQ(result.last_position, 10 + kPerSegment);
+}
+
 TEST_F(JournalWriter, RefusesBadSettings) {
   for (const std::uint64_t bytes : {0ULL, 4096ULL, (64ULL << 10) + 1, 1ULL << 50}) {
     Config bad = config();

@@ -222,6 +222,23 @@ def test_a_strategy_started_anew_gets_what_the_old_one_did_not_take(
     assert list(take(all_again, 10)["sequence"]) == list(range(1, 11))
 
 
+def test_a_stopped_gateway_leaves_its_journal_to_the_next_one(
+    start_gateway: StartGateway, connect: Connect, tmp_path: Path
+) -> None:
+    settings = {"journal": str(tmp_path / "journal")}
+    first = start_gateway(**settings)
+    session = connect(first)
+    order(session, 1)
+    take(session, 1)
+    first.stop()
+    if first.url.startswith("shm:"):
+        settings["listen"] = f"shm://{tmp_path}/next.sock"
+    second = start_gateway(**settings)  # while the first one is still there
+    assert order(connect(second), 2) == 2
+    assert first.journal_state()["last_error"] == ""
+    assert first.kill()["recorded"] == 0, "and it writes there no more"
+
+
 def test_without_a_journal_the_loss_of_reports_is_told(
     start_gateway: StartGateway, connect: Connect
 ) -> None:

@@ -216,7 +216,8 @@ class Gateway {
   /// waits until they have looked (4 heartbeats). What they wrote before is still taken.
   /// Idempotent.
   void announce_closing();
-  /// Takes what is in the rings, ends the receiver thread, syncs the journal. Idempotent.
+  /// Takes what is in the rings, ends the receiver thread, syncs and closes the journal: another
+  /// gateway may open its directory when this returns. Idempotent.
   void stop();
 
   /// One small batch for each session whose reports are being replayed; true while there is more

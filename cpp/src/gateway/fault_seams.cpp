@@ -52,6 +52,7 @@ class WatchedJournal final : public journal::Writer {
   }
   Status sync_batch() noexcept override { return inner_->sync_batch(); }
   Status sync_now() noexcept override { return inner_->sync_now(); }
+  void close() noexcept override { inner_->close(); }
   [[nodiscard]] journal::Location location() const noexcept override { return inner_->location(); }
   [[nodiscard]] std::string directory() const override { return inner_->directory(); }
   [[nodiscard]] std::uint64_t last_position() const noexcept override {

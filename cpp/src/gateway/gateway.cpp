@@ -305,7 +305,9 @@ void Gateway::stop() {
   replay_->stop();
   receiver_->call([&] { receiver_->drain_all(); });
   receiver_->stop();
-  if (journal_writer() != nullptr) (void)journal_writer()->sync_now();
+  if (journal_writer() == nullptr) return;
+  (void)journal_writer()->sync_now();
+  receiver_->call([&] { journal_writer()->close(); });  // no command appends meanwhile
 }
 
 }  // namespace rdmaorder

@@ -34,6 +34,7 @@ class SegmentWriter final : public Writer {
                 std::uint32_t payload_bytes) noexcept override;
   Status sync_batch() noexcept override;
   Status sync_now() noexcept override;
+  void close() noexcept override;
 
   [[nodiscard]] Location location() const noexcept override {
     const MappedSegment* segment = current_.load(std::memory_order_relaxed);
@@ -76,7 +77,8 @@ class SegmentWriter final : public Writer {
   std::byte* end_ = nullptr;
   std::uint64_t next_position_ = 1;
   RecordCrc crc_;
-  std::atomic<bool> failed_{false};  ///< a sync failed: for good (read often, written once)
+  /// A sync failed, or it was closed: for good (read often, written once).
+  std::atomic<bool> failed_{false};
   std::atomic<std::uint64_t> last_position_{0};
 
   alignas(kCacheLineBytes) std::atomic<MappedSegment*> current_{nullptr};

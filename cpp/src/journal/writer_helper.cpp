@@ -29,22 +29,30 @@ static_assert(kRetryNs > kTickMaxNs);
 
 }  // namespace
 
-SegmentWriter::~SegmentWriter() {
+void SegmentWriter::close() noexcept {
   {
     const std::lock_guard guard(stop_mutex_);
+    if (stop_) return;
     stop_ = true;
   }
   stop_condition_.notify_one();
   helper_.join();
   if (config_.sync != SyncPolicy::kNone) static_cast<void>(sync_now());
+  failed_.store(true, std::memory_order_relaxed);
+  // Before the lock goes: the next writer may make a segment of the same name.
+  if (MappedSegment* unused = prepared_.exchange(nullptr, std::memory_order_acquire)) {
+    ::unlink(unused->path.c_str());
+    delete unused;
+  }
+  lock_.reset();
+}
+
+SegmentWriter::~SegmentWriter() {
+  close();
   for (MappedSegment* list : {retired_, closed_.load(std::memory_order_acquire)}) {
     while (list != nullptr) delete std::exchange(list, list->next);
   }
   delete current_.load(std::memory_order_relaxed);
-  if (MappedSegment* unused = prepared_.load(std::memory_order_acquire)) {
-    ::unlink(unused->path.c_str());
-    delete unused;
-  }
 }
 
 void SegmentWriter::prepare_next() noexcept {
