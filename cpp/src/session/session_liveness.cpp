@@ -47,6 +47,10 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
     last_alive_ticks_ = recent ? now : now - suspect_after;
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
+  if (silent > interval + interval / 2) {  // one beat is late: is the process gone?
+    ask_socket();
+    if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
+  }
   if (silent < 3 * interval) {
     if (state_ == LinkState::kSuspect) {
       state_ = LinkState::kLive;
@@ -55,8 +59,6 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
     }
     return;
   }
-  ask_socket();
-  if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
   if (silent >= rate_.from_ns(config_.dead_after_ns)) {
     fail(LinkState::kDead, "no heartbeat from the gateway for " +
                                std::to_string(rate_.to_ns(silent) / 1'000'000) + " ms");
