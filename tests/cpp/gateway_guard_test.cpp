@@ -284,6 +284,55 @@ TEST(Halt, HoldsForLinksMadeMeanwhile) {
   EXPECT_EQ(strategy.send(), Status::kHalted);
 }
 
+// --- the throttle -------------------------------------------------------------------------------
+
+TEST(Throttle, IsTheStateOfTheLineFromTheFirstRefusalUntilThereIsRoomAgain) {
+  GatewayConfig config = test_config();
+  config.throttle = {.orders_per_s = 1, .burst_count = 2, .disconnect_count = 0};
+  Rig rig(config);
+  Strategy strategy = rig.connect("a");
+  Strategy other = rig.connect("b");
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(strategy.send(), Status::kOk);
+  rig.settle();
+  strategy.session->check_link();
+  EXPECT_EQ(strategy.session->peer().state, PeerState::kThrottled);
+  EXPECT_EQ(strategy.session->peer().reason, Reason::kThrottled);
+  EXPECT_EQ(strategy.send(), Status::kThrottled);
+  std::uint64_t sequence = 0;
+  EXPECT_EQ(strategy.session->try_cancel_order(cancel(9, 1), &sequence), Status::kOk);
+  other.session->check_link();
+  EXPECT_EQ(other.session->peer().state, PeerState::kOpen) << "each session has its own rate";
+  const auto open_again = [&] {
+    rig.gateway->run_pass();
+    strategy.session->check_link();
+    return strategy.session->peer().state == PeerState::kOpen;
+  };
+  ASSERT_TRUE(eventually(open_again));
+  EXPECT_EQ(strategy.send(), Status::kOk);
+  rig.settle();
+  EXPECT_EQ(rig.handler->sequences(), (std::vector<std::uint64_t>{1, 2, 4, 5}));
+}
+
+TEST(Throttle, IsToldWhenItBeginsAndWhenItEnds) {
+  GatewayConfig config = test_config();
+  config.throttle = {.orders_per_s = 5, .burst_count = 1, .disconnect_count = 0};
+  Rig rig(config);
+  Strategy strategy = rig.connect("a");
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(strategy.send(), Status::kOk);
+  rig.settle();
+  std::vector<SessionEventKind> told;
+  const auto resumed = [&] {
+    rig.gateway->run_pass();
+    (void)strategy.poll();
+    strategy.session->check_link();
+    wire::SessionEvent event;
+    while (ok(strategy.session->take_event(&event))) told.push_back(event.kind);
+    return told.size() >= 2;
+  };
+  ASSERT_TRUE(eventually(resumed));
+  EXPECT_EQ(told, (std::vector{SessionEventKind::kThrottled, SessionEventKind::kResumed}));
+}
+
 // --- the journal --------------------------------------------------------------------------------
 
 TEST(JournalledGateway, HasAnOrderInTheJournalBeforeTheHandlerSeesIt) {

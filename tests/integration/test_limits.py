@@ -1,4 +1,4 @@
-"""What holds a session back: a kill that outlives the gateway, mass cancels."""
+"""What holds a session back: a kill that outlives the gateway, mass cancels, the throttle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from gateway_support import (
     GatewayProcess,
     StartGateway,
     batch_of,
+    eventually,
     order,
     take,
 )
 
 import rdmaorder as ro
 from rdmaorder import cli, journal
+from rdmaorder.messages import PeerState, SessionEventKind
 
 Start = Callable[..., GatewayProcess]
 
@@ -102,3 +104,41 @@ def test_a_mass_cancel_takes_what_its_scope_names_and_nothing_else(
         assert gateway.cancel_orders("alpha") == len(TERMS) - len(cancelled)
         take(session, len(TERMS) - len(cancelled))
     assert len(other.orders()) == 1
+
+
+def test_a_throttled_session_sees_it_in_its_status_and_is_told_when_it_is_over(
+    start_gateway: StartGateway, connect: Connect
+) -> None:
+    session = connect(start_gateway(max_orders_per_s=5, orders_burst=1))
+    session.send_batch(batch_of(2))
+    take(session, 2)
+    told = eventually(session.events, "throttling is told")
+    assert [e.kind for e in told] == [SessionEventKind.THROTTLED]
+    assert told[0].count == 5
+    eventually(lambda: session.try_new_order(10, 7, ro.BUY, 5, 1) > 0, "there is room again")
+    take(session, 1)
+    told = eventually(session.events, "its end is told")
+    assert [e.kind for e in told] == [SessionEventKind.RESUMED]
+
+
+def test_orders_are_not_even_sent_while_the_line_says_throttled_and_cancels_are(
+    start_gateway: StartGateway, connect: Connect
+) -> None:
+    session = connect(start_gateway(max_orders_per_s=1, orders_burst=1))
+
+    def refused() -> bool:
+        """A second is soon over on a busy machine, so this may take several."""
+        session.poll()
+        before = session.next_sequence
+        result = session.try_new_order(before, 7, ro.BUY, 5, 1)
+        cancelled = session.try_cancel_order(10**6 + before, 1)
+        state = session.status()
+        if result > 0 or state["gateway_state"] != PeerState.THROTTLED:
+            return False
+        assert result == ro.Status.THROTTLED
+        assert state["gateway_reason"] == "throttled"
+        assert cancelled == before
+        return True
+
+    eventually(refused, "the line says throttled")
+    assert session.status()["state"] == "live"

@@ -114,14 +114,14 @@ class Writer {
   virtual Status sync_batch() noexcept = 0;
   /// Brings everything to stable storage whatever the policy (shutdown). kOk or kIo.
   virtual Status sync_now() noexcept = 0;
-
-  /// Where the next record goes, or a place not far before. The appending thread. A writer that
   /// The writer's end before its destruction: everything to stable storage as the policy says, and
   /// the lock released, so that another may open the directory. Appends are refused (kIo) from now
   /// on. The appending thread, or any once that has ended. Idempotent.
   virtual void close() noexcept {}
   /// keeps nothing to read back says the beginning, and no directory.
   [[nodiscard]] virtual Location location() const noexcept { return {}; }
+
+  /// Where the next record goes, or a place not far before. The appending thread. A writer that
   [[nodiscard]] virtual std::string directory() const { return {}; }
 
   /// Position of the last appended record.

@@ -250,6 +250,7 @@ class Session {
   std::size_t event_head_ = 0;
   std::size_t event_count_ = 0;
   PeerState told_peer_state_ = PeerState::kOpen;
+  std::uint64_t throttled_since_ns_ = 0;  ///< the gateway's clock; 0: not, or its end was told
   std::string cause_;
   monitor::Histogram latency_ns_;
 };

@@ -111,16 +111,23 @@ bool Gateway::Receiver::record_kill(const GatewaySession& session) noexcept {
   return false;
 }
 
+constexpr std::uint64_t kSecondNs = 1'000'000'000;
+
+/// An order that comes now is within the rate.
+bool Gateway::Receiver::conforms(const GatewaySession& session) noexcept {
+  const std::uint64_t interval_ns = kSecondNs / config_.throttle.orders_per_s;
+  return session.due_ns <= now_ns() + interval_ns * (config_.throttle.burst_count - 1);
+}
+
 // Only when halted or throttled; not for cancels.
 Reason Gateway::Receiver::restriction(GatewaySession& session) noexcept {
-  constexpr std::uint64_t kSecondNs = 1'000'000'000;
   if (halted_) return halt_reason_;
   const std::uint64_t now = now_ns();
-  const std::uint64_t interval_ns = kSecondNs / config_.throttle.orders_per_s;
-  if (session.due_ns <= now + interval_ns * (config_.throttle.burst_count - 1)) {
-    session.due_ns = std::max(session.due_ns, now) + interval_ns;
+  if (conforms(session)) {
+    session.due_ns = std::max(session.due_ns, now) + kSecondNs / config_.throttle.orders_per_s;
     return Reason::kNone;
   }
+  session.throttled = true;
   if (now - session.throttled_since_ns > kSecondNs) {
     session.throttled_since_ns = now;
     session.throttled_count = 0;
@@ -130,8 +137,9 @@ Reason Gateway::Receiver::restriction(GatewaySession& session) noexcept {
   return Reason::kThrottled;
 }
 
-// The second level, at each heartbeat.
+// At each heartbeat: the end of the first level, and the second.
 void Gateway::Receiver::check_throttled(GatewaySession& session) noexcept {
+  if (session.throttled && conforms(session)) session.throttled = false;
   const std::uint64_t limit = config_.throttle.disconnect_count;
   if (limit == 0 || session.throttled_count < limit || !session.failure.empty()) return;
   fail(session, "throttled: " + std::to_string(session.throttled_count) +

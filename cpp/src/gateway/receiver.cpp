@@ -398,8 +398,9 @@ void Gateway::Receiver::publish(GatewaySession& session) noexcept {
   own.time_ns = now_ns();
   own.state = closing_ || !session.failure.empty() ? PeerState::kClosing
               : halted_                            ? PeerState::kHalted
+              : session.throttled                  ? PeerState::kThrottled
+  own.reason = own.state == PeerState::kThrottled ? Reason::kThrottled : halt_reason_;
                                                    : PeerState::kOpen;
-  own.reason = halt_reason_;
   (void)session.link->publish(own);  // a failed transport shows at the next send or progress
 }
 

@@ -63,6 +63,7 @@ struct GatewaySession {
 
   // Throttle. An order conforms when it comes no earlier than its due time less the burst.
   std::uint64_t due_ns = 0;
+  bool throttled = false;  ///< the last one did not, and no heartbeat found room since
   std::uint64_t throttled_since_ns = 0;  ///< begin of the second in which those were counted:
   std::uint64_t throttled_count = 0;
 
@@ -105,8 +106,8 @@ class Gateway::Receiver final : public ReportSink {
   gateway::Inquiry inquire(std::uint32_t session_index, std::uint64_t from);
   std::uint64_t cancel_orders(GatewaySession& session, const wire::MassCancel& scope,
                               Reason why) noexcept;
-  /// A session event, journalled and sent like a report.
   [[nodiscard]] bool record_kill(const GatewaySession& session) noexcept;
+  /// A session event, journalled and sent like a report.
   void tell(GatewaySession& session, SessionEventKind kind, Reason reason,
             std::uint64_t count) noexcept;
   void count_fence(std::uint32_t session_index, std::uint64_t fence_ns) noexcept;
@@ -194,6 +195,7 @@ class Gateway::Receiver final : public ReportSink {
   Reason admit(GatewaySession& session, std::uint64_t header_word,
                const wire::OrderRecord& order) noexcept;
   Reason restriction(GatewaySession& session) noexcept;
+  [[nodiscard]] bool conforms(const GatewaySession& session) noexcept;
   void check_throttled(GatewaySession& session) noexcept;
   template <bool kNarrow>
   bool journal_order(GatewaySession& session, const AliasingWord* slot_words,

@@ -93,6 +93,7 @@ RDMAORDER_ALWAYS_INLINE bool Session::accept_message(AliasingWord* slot_words,
     wire::SessionEvent event;
     std::memcpy(&event, slot_words + 1, sizeof event);
     push_event(event);
+    if (event.kind == SessionEventKind::kThrottled) throttled_since_ns_ = event.time_ns;
     return false;
   }
   ++counts_.unknown_messages;

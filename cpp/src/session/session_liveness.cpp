@@ -98,19 +98,20 @@ void Session::fail(LinkState state, const std::string& cause) noexcept {
   update_gate();
 }
 
+// That orders are refused for their rate comes as a message, once a second at most however often
+// the state changes; that they are taken again, with the first open line made after that message.
 void Session::tell_peer_state(PeerState state) noexcept {
-  if (state == told_peer_state_) return;
-  const bool held_back =
-      told_peer_state_ == PeerState::kHalted || told_peer_state_ == PeerState::kThrottled;
-  told_peer_state_ = state;
-  const Reason reason = link_.peer().reason;
-  if (state == PeerState::kHalted) {
-    tell(SessionEventKind::kHalted, reason);
-  } else if (state == PeerState::kThrottled) {
-    tell(SessionEventKind::kThrottled, reason);
-  } else if (state == PeerState::kOpen && held_back) {
-    tell(SessionEventKind::kResumed, reason);
+  const wire::StatusLine& line = link_.peer();
+  const bool taken_again =
+      throttled_since_ns_ != 0 ? line.time_ns > throttled_since_ns_ : state != told_peer_state_;
+  const bool held_back = told_peer_state_ == PeerState::kHalted || throttled_since_ns_ != 0;
+  if (state == PeerState::kHalted && state != told_peer_state_) {
+    tell(SessionEventKind::kHalted, line.reason);
+  } else if (state == PeerState::kOpen && held_back && taken_again) {
+    throttled_since_ns_ = 0;
+    tell(SessionEventKind::kResumed, line.reason);
   }
+  told_peer_state_ = state;
 }
 
 void Session::update_gate() noexcept {
