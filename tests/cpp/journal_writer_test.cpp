@@ -238,6 +238,30 @@ TEST_F(JournalWriter, AFullDiskRefusesAppendsAndAttemptsAreRare) {
   EXPECT_EQ(scan_checked(directory_).last_position, last);
 }
 
+TEST_F(JournalWriter, KeepsANoteOfReportsWhereAFullDiskLeavesNoRoomForRecords) {
+  FaultyCalls calls;
+  auto writer = open_writer(config(), {}, nullptr, calls);
+  EXPECT_EQ(writer->noted_reports(3), 0U);
+  calls.allocate_error = ENOSPC;
+  while (append_next(*writer) == Status::kOk) {
+  }
+  writer->note_reports(3, 700);
+  writer->note_reports(3, 701);
+  writer->note_reports(Writer::kNotedSessionCount - 1, 9);
+  writer->note_reports(Writer::kNotedSessionCount, 9);  // is not kept
+  writer.reset();
+  auto again = open();
+  EXPECT_EQ(again->noted_reports(3), 701U);
+  EXPECT_EQ(again->noted_reports(Writer::kNotedSessionCount - 1), 9U);
+  EXPECT_EQ(again->noted_reports(Writer::kNotedSessionCount), 0U);
+  const std::uint64_t count = again->last_position();
+  append_many(*again, kPerSegment);  // records tell from here on
+  again.reset();
+  again = open();
+  EXPECT_EQ(again->last_position(), count + kPerSegment);
+  EXPECT_EQ(again->noted_reports(3), 0U);
+}
+
 TEST_F(JournalWriter, OpeningFailsClearlyWhenTheFirstSegmentDoesNotFit) {
   FaultyCalls calls;
   calls.allocate_error = ENOSPC;

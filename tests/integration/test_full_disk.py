@@ -165,3 +165,35 @@ def test_a_strategy_that_knows_its_sequence_repeats_none_after_a_restart(
     assert (event.kind, event.from_sequence) == (SessionEventKind.NOT_APPLIED, rejected_from)
     assert event.count == following - rejected_from
     assert order(again, 10**9) == following
+
+
+def test_answers_after_a_death_with_a_full_disk_take_no_number_that_was_used(
+    disk: SmallDisk,
+    gateway: GatewayProcess,
+    connect: Connect,
+    start_process: Callable[..., GatewayProcess],
+) -> None:
+    """Orders that are journalled and whose report is not are in doubt after the death. The answers
+    they get then are new to the strategy, although it has seen numbers that no record tells of."""
+    session = connect(gateway)
+    disk.fill()
+    answers = [0]
+    while answers[-1] == ro.Reason.NONE:
+        answers = send_and_take(session, session.next_sequence, 200)
+    sent, seen = session.next_sequence - 1, session.status()["next_report_sequence"]
+    gateway.end(signal.SIGKILL)
+    kept = journal.Journal(disk.from_here / "journal")
+    answered = kept.reports("alpha")["order_sequence"].tolist()
+    in_doubt = set(kept.orders("alpha")["sequence"].tolist()) - set(answered)
+    assert in_doubt, "the disk was full between orders and their reports"
+    disk.free()
+    gateway = start_process(*gateway.arguments, wrapper=disk.wrapper)
+    session = connect(gateway, next_sequence=sent + 1, next_report_sequence=seen)
+    reports = take(session, len(in_doubt))
+    assert set(reports["order_sequence"].tolist()) == in_doubt
+    assert reports["sequence"].min() >= seen
+    order(session, 10**9)
+    assert take(session, 1)["cl_ord_id"] == [10**9]
+    gateway.end(signal.SIGTERM)
+    again = journal.Journal(disk.from_here / "journal").reports("alpha")["sequence"]
+    assert np.unique(again).size == len(again)

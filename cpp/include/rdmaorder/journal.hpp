@@ -11,6 +11,8 @@
 //     40  8  created, CLOCK_REALTIME ns
 //     48  8  salt: random; enters every record's CRC, so bytes of an older file never verify
 //     56  8  reserved, 0
+//     64  .. u64 by session index, 0: nothing: next report sequence of a session whose reports
+//            could not be appended behind this segment (Writer::note_reports)
 //   records, each starting on a 32-byte boundary:
 //     0   4  crc32c over (salt u64, bytes 4 .. 40 + payload_bytes)
 //     4   4  payload_bytes
@@ -118,11 +120,23 @@ class Writer {
   /// the lock released, so that another may open the directory. Appends are refused (kIo) from now
   /// on. The appending thread, or any once that has ended. Idempotent.
   virtual void close() noexcept {}
-  /// keeps nothing to read back says the beginning, and no directory.
-  [[nodiscard]] virtual Location location() const noexcept { return {}; }
 
   /// Where the next record goes, or a place not far before. The appending thread. A writer that
+  /// keeps nothing to read back says the beginning, and no directory.
+  [[nodiscard]] virtual Location location() const noexcept { return {}; }
   [[nodiscard]] virtual std::string directory() const { return {}; }
+
+  /// Reports of the session below that sequence are out although no record could be made of them:
+  /// kept where there always is room, so that the next run does not use their numbers again. Of the
+  /// first kNotedSessionCount sessions. The appending thread.
+  static constexpr std::uint32_t kNotedSessionCount = 504;
+  virtual void note_reports(std::uint32_t /*session_index*/,
+                            std::uint64_t /*next_report_sequence*/) noexcept {}
+  /// What note_reports kept behind the newest record; 0: nothing.
+  [[nodiscard]] virtual std::uint64_t noted_reports(
+      std::uint32_t /*session_index*/) const noexcept {
+    return 0;
+  }
 
   /// Position of the last appended record.
   [[nodiscard]] virtual std::uint64_t last_position() const noexcept = 0;

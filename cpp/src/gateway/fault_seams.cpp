@@ -53,6 +53,13 @@ class WatchedJournal final : public journal::Writer {
   Status sync_batch() noexcept override { return inner_->sync_batch(); }
   Status sync_now() noexcept override { return inner_->sync_now(); }
   void close() noexcept override { inner_->close(); }
+  void note_reports(std::uint32_t session_index,
+                    std::uint64_t next_report_sequence) noexcept override {
+    inner_->note_reports(session_index, next_report_sequence);
+  }
+  [[nodiscard]] std::uint64_t noted_reports(std::uint32_t session_index) const noexcept override {
+    return inner_->noted_reports(session_index);
+  }
   [[nodiscard]] journal::Location location() const noexcept override { return inner_->location(); }
   [[nodiscard]] std::string directory() const override { return inner_->directory(); }
   [[nodiscard]] std::uint64_t last_position() const noexcept override {

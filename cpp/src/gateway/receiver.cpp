@@ -315,6 +315,7 @@ Status Gateway::Receiver::send_slot(GatewaySession& session, std::uint64_t* slot
                                                   sequence, now_ns(), slot_words, used_bytes))) {
     counters_.journal_errors.add();
     counters_.unjournalled.add();
+    journal_->note_reports(session.index, session.next_report_sequence);
   }
   session.reports_counter.add();
   counters_.reports_sent.add();
@@ -399,8 +400,8 @@ void Gateway::Receiver::publish(GatewaySession& session) noexcept {
   own.state = closing_ || !session.failure.empty() ? PeerState::kClosing
               : halted_                            ? PeerState::kHalted
               : session.throttled                  ? PeerState::kThrottled
-  own.reason = own.state == PeerState::kThrottled ? Reason::kThrottled : halt_reason_;
                                                    : PeerState::kOpen;
+  own.reason = own.state == PeerState::kThrottled ? Reason::kThrottled : halt_reason_;
   (void)session.link->publish(own);  // a failed transport shows at the next send or progress
 }
 

@@ -116,15 +116,19 @@ void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
   GatewaySession& session = add_session(request, recovered.session_index);
   session.next_order_sequence = recovered.next_order_sequence;
   session.next_report_sequence = recovered.next_report_sequence;
+  if (journal_ != nullptr) {  // numbers of reports that the run before could make no record of
+    session.next_report_sequence =
+        std::max(session.next_report_sequence, journal_->noted_reports(session.index));
+  }
   // What recovery read is on disk: the journal synced it when it was opened.
   session.checkpoint_sequence = session.durable_sequence = session.journal_sequence =
       recovered.next_order_sequence - 1;
   session.undelivered_report = recovered.first_undelivered_report;
+  session.killed = recovered.killed;
   session.marks = recovered.marks;
 }
 
 GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, std::uint32_t index) {
-  session.killed = recovered.killed;
   auto session = std::make_unique<GatewaySession>();
   session->request = request;
   session->index = index;

@@ -146,6 +146,23 @@ bool SegmentWriter::change_segment() noexcept {
   return true;
 }
 
+std::uint64_t* SegmentWriter::note_of(std::uint32_t session_index) const noexcept {
+  static_assert(sizeof(SegmentHeader) + kNotedSessionCount * 8 == kSegmentHeaderBytes);
+  if (session_index >= kNotedSessionCount || !lock_) return nullptr;
+  std::byte* notes = current_.load(std::memory_order_relaxed)->data + sizeof(SegmentHeader);
+  return reinterpret_cast<std::uint64_t*>(notes) + session_index;
+}
+
+void SegmentWriter::note_reports(std::uint32_t session_index,
+                                 std::uint64_t next_report_sequence) noexcept {
+  if (std::uint64_t* note = note_of(session_index)) store_relaxed(note, next_report_sequence);
+}
+
+std::uint64_t SegmentWriter::noted_reports(std::uint32_t session_index) const noexcept {
+  const std::uint64_t* note = note_of(session_index);
+  return note != nullptr ? load_relaxed(note) : 0;
+}
+
 Status SegmentWriter::sync_batch() noexcept {
   if (config_.sync != SyncPolicy::kBatch) return Status::kOk;
   return sync_segments(true) ? Status::kOk : Status::kIo;

@@ -35,6 +35,9 @@ class SegmentWriter final : public Writer {
   Status sync_batch() noexcept override;
   Status sync_now() noexcept override;
   void close() noexcept override;
+  void note_reports(std::uint32_t session_index,
+                    std::uint64_t next_report_sequence) noexcept override;
+  [[nodiscard]] std::uint64_t noted_reports(std::uint32_t session_index) const noexcept override;
 
   [[nodiscard]] Location location() const noexcept override {
     const MappedSegment* segment = current_.load(std::memory_order_relaxed);
@@ -53,6 +56,8 @@ class SegmentWriter final : public Writer {
   [[nodiscard]] SyncPolicy sync_policy() const noexcept override { return config_.sync; }
 
  private:
+  /// Where note_reports keeps it, in the header page of the current segment; null: nowhere.
+  [[nodiscard]] std::uint64_t* note_of(std::uint32_t session_index) const noexcept;
   // writer.cpp, append thread
   /// `facts`: the words of session_index, kind and detail together.
   Status append_record(std::uint64_t facts, std::uint64_t sequence, std::uint64_t time_ns,
