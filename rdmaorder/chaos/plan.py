@@ -52,7 +52,7 @@ _ALL: Final = (
     Kind("slot-repeated", 2, "the message before once more", 0, 130, "", ("shm",)),
     Kind("slot-stale", 2, "a whole slot of another epoch", 0, 130, "", ("shm",)),
     Kind("slot-garbage", 2, "random bytes over all free slots", 0, 130, "", ("shm",)),
-    Kind("disk-full", 1, "no room for the journal's next segment, then room again"),
+    Kind("disk-full", 1, "no room for the journal's next segment; then room, or kill -9 first"),
     Kind("link-down", 8, "the network interface down, then up", 20, 800, "", ("rdma",)),
     Kind("packet-loss", 8, "30 % of the packets lost", 50, 500, "", ("rdma",)),
     Kind("packet-duplication", 4, "half of the packets twice", 50, 500, "", ("rdma",)),

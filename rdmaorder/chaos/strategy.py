@@ -200,9 +200,6 @@ class Strategy:
                 return any_at_all
             any_at_all = True
             self._reports.append(reports)
-            self._board.set(
-                "answered", max(self._board.get("answered"), int(reports["cl_ord_id"].max()))
-            )
             refused = np.count_nonzero(reports["reason"] == Reason.JOURNAL_UNAVAILABLE)
             if refused:
                 self._board.set("unjournalled", self._board.get("unjournalled") + int(refused))
@@ -222,6 +219,10 @@ class Strategy:
             time.sleep(argument / 1e3)
         else:
             return  # after the next order
+            # Last: who sees an order answered finds everything about it counted.
+            self._board.set(
+                "answered", max(self._board.get("answered"), int(reports["cl_ord_id"].max()))
+            )
         self._board.set("command_done", command)
 
     def run(self) -> None:

@@ -6,7 +6,8 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -226,7 +227,7 @@ class Supervisor:
             elif name in _NETWORK:
                 self._disturb_network(fault)
             elif name == "disk-full":
-                self._fill_disk()
+                self._fill_disk(fault)
             elif name == "clock-step":
                 self._step_clock(fault)
             else:
@@ -319,16 +320,15 @@ class Supervisor:
             time.sleep(fault.argument / 1e3)
         self._await_flow(time.monotonic())
 
-    def _fill_disk(self) -> None:
-        """The next segment of the journal cannot be made. What is written needs no new room."""
-        assert self._gateway is not None
-        assert self._gateway.pid is not None
-        pid, name = self._gateway.pid, resource.RLIMIT_FSIZE
+    def _fill_disk(self, fault: Fault) -> None:
+        """The next segment of the journal cannot be made. What is written needs no new room.
+
+        There is room again, or the gateway dies before and finds room when it is started.
+        """
         refused = self._board.get("unjournalled")
         first = self._last_report()
-        before = resource.prlimit(pid, name, ((_SEGMENT_MIB << 20) - 4096, resource.RLIM_INFINITY))
-        self._let(DISK_FULL_ORDERS)
-        try:
+        with self._no_room():
+            self._let(DISK_FULL_ORDERS)
             self._await(
                 lambda: (
                     self._board.get("unjournalled") > refused
@@ -336,14 +336,16 @@ class Supervisor:
                 ),
                 "an order refused for want of a journal",
             )
-        finally:
-            resource.prlimit(pid, name, before)
+            if fault.trust_gateway:
+                self._kill(self._gateway)
         if self._board.get("unjournalled") == refused:
             self._fail(f"disk-full: {DISK_FULL_ORDERS} orders were taken without room for them")
         started_s = time.monotonic()
         while True:  # until a run of orders is answered and none of them refused
             refused = self._board.get("unjournalled")
             self._let(_RUN_ORDERS)
+        if fault.trust_gateway:
+            self._start_gateway()
             self._await(self._limit_is_answered, "a run of orders answered")
             if self._board.get("unjournalled") == refused:
                 break
@@ -354,6 +356,19 @@ class Supervisor:
 
     def _limit_is_answered(self) -> bool:
         return self._board.get("answered") >= self._board.get("limit")
+
+    @contextmanager
+    def _no_room(self) -> Iterator[None]:
+        """The gateway that runs now cannot make files as large as a segment."""
+        assert self._gateway is not None
+        assert self._gateway.pid is not None
+        pid, name = self._gateway.pid, resource.RLIMIT_FSIZE
+        before = resource.prlimit(pid, name, ((_SEGMENT_MIB << 20) - 4096, resource.RLIM_INFINITY))
+        try:
+            yield
+        finally:
+            if self._gateway.exitcode is None:
+                resource.prlimit(pid, name, before)
 
     def _last_report(self) -> int:
         reports = self._reports.written

@@ -50,6 +50,20 @@ def test_no_order_is_lost_over_hundreds_of_deaths(tmp_path: Path) -> None:
     assert "PASS" in run.stdout
 
 
+def test_no_order_is_lost_around_a_disk_that_is_full_again_and_again(tmp_path: Path) -> None:
+    """Each time all orders are accounted for from the first that the journal could not take until
+    it takes a whole run of them again; gateways die meanwhile and afterwards."""
+    out = tmp_path / "chaos.json"
+    plan = {"both-kill": 3, "disk-full": 6, "gateway-kill": 3}
+    faults = ",".join(f"{name}={count}" for name, count in plan.items())
+    run = chaos("--seed", "11", "--orders", "150000", "--faults", faults, "--json", str(out))
+    assert run.returncode == 0, run.stdout + run.stderr
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    assert {kind: result[kind] for kind in VIOLATIONS} == dict.fromkeys(VIOLATIONS, 0)
+    assert (result["failures"], result["faults"]) == ([], plan)
+    assert result["fates"]["refused while the journal could not write"] >= plan["disk-full"]
+
+
 def test_a_plan_is_the_same_for_the_same_seed_and_spreads_over_all_kinds() -> None:
     counts = parse_faults("300", "shm")
     assert sum(counts.values()) == 300
