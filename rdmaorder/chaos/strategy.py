@@ -21,12 +21,26 @@ from rdmaorder.errors import ConfigError, NotConnected, RdmaOrderError, SendErro
 from rdmaorder.messages import NEW_ORDER, Reason, Records, SessionEventKind, TemplateId
 from rdmaorder.session import Session, connect
 
-__all__ = ["SESSION_NAME", "StrategySettings", "run"]
+__all__ = ["PACES", "SESSION_NAME", "Pace", "StrategySettings", "run"]
 
 SESSION_NAME: Final = "strategy"
 _BATCH_MAX: Final = 32
 _CONNECT_PATIENCE_S: Final = 30.0
 _IDLE_WAIT_S: Final = 0.000_2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How soon silence is noticed."""
+
+    heartbeat_us: int = 1_000
+    suspect_after_s: float = 0.02
+    dead_after_s: float = 0.3
+
+
+#: By transport. A heartbeat over RDMA is a WRITE, and packets that are lost for a while must not
+#: end every link: only some of the faults of the wire are to be longer than that.
+PACES: Final = {"shm": Pace(), "rdma": Pace(20_000, 0.3, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class StrategySettings:
     life: int  #: counts from 1
     #: Take the session up from the gateway's word instead of the own ledger's.
     trust_gateway: bool
+    pace: Pace = PACES["shm"]
 
 
 class Strategy:
@@ -67,7 +82,8 @@ class Strategy:
             "next_report_sequence": int(reports["sequence"][-1]) + 1 if len(reports) else 1,
             "connect_timeout_s": 2.0,
             "send_timeout_s": 0.0,
-            "dead_after_s": 0.3,
+            "suspect_after_s": self._settings.pace.suspect_after_s,
+            "dead_after_s": self._settings.pace.dead_after_s,
         }
         deadline_s = time.monotonic() + _CONNECT_PATIENCE_S
         while True:
@@ -203,6 +219,10 @@ class Strategy:
             refused = np.count_nonzero(reports["reason"] == Reason.JOURNAL_UNAVAILABLE)
             if refused:
                 self._board.set("unjournalled", self._board.get("unjournalled") + int(refused))
+            # Last: who sees an order answered finds everything about it counted.
+            self._board.set(
+                "answered", max(self._board.get("answered"), int(reports["cl_ord_id"].max()))
+            )
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -219,10 +239,6 @@ class Strategy:
             time.sleep(argument / 1e3)
         else:
             return  # after the next order
-            # Last: who sees an order answered finds everything about it counted.
-            self._board.set(
-                "answered", max(self._board.get("answered"), int(reports["cl_ord_id"].max()))
-            )
         self._board.set("command_done", command)
 
     def run(self) -> None:

@@ -20,7 +20,7 @@ from rdmaorder.chaos.ledger import Board, EntryState, open_logs
 from rdmaorder.chaos.network import Network
 from rdmaorder.chaos.plan import Fault
 from rdmaorder.chaos.processes import Launcher, wait_stopped
-from rdmaorder.chaos.strategy import StrategySettings
+from rdmaorder.chaos.strategy import PACES, Pace, StrategySettings
 from rdmaorder.errors import RdmaOrderError, SystemFailure
 
 __all__ = ["Outcome", "RunSettings", "Supervisor"]
@@ -56,6 +56,7 @@ class RunSettings:
     plan: list[Fault]
     listen: str
     connect: str
+    pace: Pace = PACES["shm"]
     network: Network | None = None
     progress: Callable[[int, int], None] = lambda done, orders: None
 
@@ -104,6 +105,7 @@ class Supervisor:
             'handler = "venue"\nidle = "backoff"\n'
             f"segment_mib = {_SEGMENT_MIB}\n"
             f"venue_max_orders = {room + 1024}\n"
+            f"heartbeat_us = {settings.pace.heartbeat_us}\n"
             + ('tls = "off"\n' if settings.listen.startswith("rdma") else ""),
             encoding="utf-8",
         )
@@ -140,6 +142,7 @@ class Supervisor:
             seed=self._settings.seed,
             life=self._life,
             trust_gateway=trust_gateway,
+            pace=self._settings.pace,
         )
         output = self._settings.folder / "strategy.log"
         self._strategy = self._launcher.strategy(settings, fault, output)
@@ -341,11 +344,11 @@ class Supervisor:
         if self._board.get("unjournalled") == refused:
             self._fail(f"disk-full: {DISK_FULL_ORDERS} orders were taken without room for them")
         started_s = time.monotonic()
+        if fault.trust_gateway:
+            self._start_gateway()
         while True:  # until a run of orders is answered and none of them refused
             refused = self._board.get("unjournalled")
             self._let(_RUN_ORDERS)
-        if fault.trust_gateway:
-            self._start_gateway()
             self._await(self._limit_is_answered, "a run of orders answered")
             if self._board.get("unjournalled") == refused:
                 break
@@ -353,9 +356,6 @@ class Supervisor:
                 raise _StuckError("the journal does not write again although there is room")
         self.outcome.unjournalled.append((first + 1, self._last_report()))
         self.outcome.recovery_ms.append((time.monotonic() - started_s) * 1e3)
-
-    def _limit_is_answered(self) -> bool:
-        return self._board.get("answered") >= self._board.get("limit")
 
     @contextmanager
     def _no_room(self) -> Iterator[None]:
@@ -369,6 +369,9 @@ class Supervisor:
         finally:
             if self._gateway.exitcode is None:
                 resource.prlimit(pid, name, before)
+
+    def _limit_is_answered(self) -> bool:
+        return self._board.get("answered") >= self._board.get("limit")
 
     def _last_report(self) -> int:
         reports = self._reports.written

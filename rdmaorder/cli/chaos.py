@@ -143,6 +143,7 @@ def _carry_out(
 ) -> tuple[Outcome, Verdict]:
     from rdmaorder.chaos.audit import audit
     from rdmaorder.chaos.network import Network
+    from rdmaorder.chaos.strategy import PACES
     from rdmaorder.chaos.supervisor import RunSettings, Supervisor
     from rdmaorder.errors import InputError
 
@@ -158,12 +159,20 @@ def _carry_out(
         orders=args.orders,
         plan=faults,
         listen=listen,
-        connect=args.connect or listen,
+        connect=_without_tls(args.connect) if args.connect else listen,
+        pace=PACES[args.transport],
         network=Network(tuple(args.interface)) if args.interface else None,
         progress=_progress(len(faults)),
     )
     outcome = Supervisor(settings).execute()
     return outcome, audit(folder, outcome.unjournalled)
+
+
+def _without_tls(url: str) -> str:
+    """The gateway of a run has no certificate."""
+    if not url.startswith("rdma:") or "tls=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}tls=off"
 
 
 def _progress(total: int) -> Callable[[int, int], None]:
