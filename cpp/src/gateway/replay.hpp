@@ -35,7 +35,8 @@ class Gateway::Replay {
   void stop();
 
  private:
-  static constexpr std::uint32_t kBatchCount = 128;
+  /// Held small enough for the others; each batch costs a wait for the receiver's next turn.
+  static constexpr std::uint32_t kBatchCount = 512;
   struct Job {
     std::uint32_t session_index = 0;
     std::uint64_t epoch = 0;
