@@ -114,6 +114,51 @@ TEST(GatewayLinks, EndAtOnceWhenNotDrainedAndTellHowFarTheyCame) {
   EXPECT_EQ(rig.handler->sequences(), range(1, 3));
 }
 
+/// Says when it is closed and when it is gone.
+class TellingTransport final : public transport::Transport {
+ public:
+  TellingTransport(std::vector<std::string>& told, std::unique_ptr<transport::Transport> inner)
+      : told_(told), inner_(std::move(inner)) {}
+  ~TellingTransport() override { told_.emplace_back("gone"); }
+  Status put(std::uint64_t offset_bytes, const void* source,
+             std::uint32_t bytes) noexcept override {
+    return inner_->put(offset_bytes, source, bytes);
+  }
+  Status progress() noexcept override { return inner_->progress(); }
+  [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
+  [[nodiscard]] std::string failure() const override { return inner_->failure(); }
+  void close() noexcept override {
+    told_.emplace_back("closed");
+    inner_->close();
+  }
+
+ private:
+  std::vector<std::string>& told_;
+  std::unique_ptr<transport::Transport> inner_;
+};
+
+TEST(GatewayLinks, AreFencedWhenTheCallThatEndsThemReturnsAndBeforeOrdersAreCancelled) {
+  std::vector<std::string> told;
+  Rig rig;
+  const SessionGrant grant = rig.open("a");
+  const auto attach = [&] {
+    AttachRequest request;
+    request.session_index = grant.session_index;
+    request.report_geometry = {ring::kRingOffsetMinBytes, 64, grant.report_slot_count};
+    request.transport = std::make_unique<TellingTransport>(
+        told,
+        transport::make_shm(ring_support::make_window(request.report_geometry.window_bytes())));
+    told.clear();
+    return rig.gateway->attach(std::move(request)).epoch;
+  };
+  rig.gateway->detach(grant.session_index, attach(), true);
+  EXPECT_EQ(told, (std::vector<std::string>{"closed", "gone"}));
+  attach();
+  rig.handler->before = [&](std::span<const wire::OrderRecord>) { told.emplace_back("cancel"); };
+  EXPECT_GT(rig.gateway->kill(grant.session_index).fence_ns, 0U);
+  EXPECT_EQ(told, (std::vector<std::string>{"closed", "gone", "cancel"}));
+}
+
 TEST(GatewayLinks, AreNotEndedByTheEpochOfAnEarlierOne) {
   Rig rig;
   Strategy first = rig.connect("a");
