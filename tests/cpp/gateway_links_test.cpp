@@ -215,6 +215,35 @@ TEST(GatewayLinks, SayNotAppliedForAGapAndGoOnBehindIt) {
   EXPECT_EQ(rig.handler->sequences(), (std::vector<std::uint64_t>{1, 2, 3, 9}));
 }
 
+TEST(GatewayLinks, SayNotAppliedAgainWhenTheStrategyMayNotHaveGotTheAnswer) {
+  Rig rig(test_config(), std::make_unique<MemoryJournal>());
+  const SessionGrant grant = rig.open("a");
+  const auto attach = [&](std::uint64_t next) {  // and the answer is lost
+    AttachRequest request;
+    request.session_index = grant.session_index;
+    request.next_order_sequence = next;
+    request.report_geometry = {ring::kRingOffsetMinBytes, 64, grant.report_slot_count};
+    request.transport =
+        transport::make_shm(ring_support::make_window(request.report_geometry.window_bytes()));
+    const AttachResult result = rig.gateway->attach(std::move(request));
+    rig.gateway->detach(grant.session_index, result.epoch, true);
+    return result.not_applied_count;
+  };
+  EXPECT_EQ(attach(10), 9U);
+  EXPECT_EQ(attach(10), 9U);
+  EXPECT_EQ(attach(15), 14U) << "what was written meanwhile as well";
+  const auto told = rig.journal->of_kind(RecordKind::kNotApplied);
+  ASSERT_EQ(told.size(), 2U) << "each order is declared once";
+  EXPECT_EQ(told[1].sequence, 10U);
+  Options options;
+  options.next_order_sequence = 15;
+  Strategy strategy = rig.connect("a", options);
+  EXPECT_EQ(strategy.attached.not_applied_count, 14U);
+  rig.settle();
+  (void)rig.detach(strategy);  // this one lived: it has written its line
+  EXPECT_EQ(attach(15), 0U);
+}
+
 TEST(GatewayLinks, NeverGoBackWhateverTheStrategySays) {
   Rig rig;
   Strategy first = rig.connect("a");

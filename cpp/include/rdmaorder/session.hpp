@@ -250,7 +250,8 @@ class Session {
   std::size_t event_head_ = 0;
   std::size_t event_count_ = 0;
   PeerState told_peer_state_ = PeerState::kOpen;
-  std::uint64_t throttled_since_ns_ = 0;  ///< the gateway's clock; 0: not, or its end was told
+  std::uint64_t told_not_applied_end_ = 0;  ///< behind the last order told as not applied
+  std::uint64_t throttled_since_ns_ = 0;    ///< the gateway's clock; 0: not, or its end was told
   std::string cause_;
   monitor::Histogram latency_ns_;
 };

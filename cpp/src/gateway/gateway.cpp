@@ -164,7 +164,9 @@ AttachResult Gateway::attach(AttachRequest request) {
     result.order_geometry = {coloured_ring_offset(session->index), granted.slot_bytes,
                              granted.order_slot_count};
     result.next_order_sequence = std::max(expected, request.next_order_sequence);
-    result.not_applied_count = result.next_order_sequence - expected;
+    const bool is_untold = session->untold.first != 0 && session->untold.end == expected;
+    const std::uint64_t first_missing = is_untold ? session->untold.first : expected;
+    result.not_applied_count = result.next_order_sequence - first_missing;
     memory::Window window =
         memory::Window::create({result.order_geometry.window_bytes(), config_.huge_pages, true, -1,
                                 "rdmaorder-" + granted.name});
@@ -183,7 +185,9 @@ AttachResult Gateway::attach(AttachRequest request) {
     auto link = std::make_unique<Link>(link_config, std::move(request.transport));
     receiver_->call([&] {
       session->window = std::move(window);
-      session->pending = {std::move(link), result.next_order_sequence, result.not_applied_count};
+      session->pending = {std::move(link), result.next_order_sequence,
+                          result.next_order_sequence - expected,
+                          result.not_applied_count != 0 ? first_missing : 0};
       if (!request.hold && !receiver_->install(*session)) {
         refuse("SessionBlocked", "reports came faster than a link could be made; try again");
       }

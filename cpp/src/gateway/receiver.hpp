@@ -38,11 +38,19 @@ struct GatewaySession {
   struct Pending {
     std::unique_ptr<Link> link;
     std::uint64_t next_order_sequence = 1;
-    std::uint64_t not_applied_count = 0;
+    std::uint64_t not_applied_count = 0;  ///< since the link before
+    std::uint64_t first_not_applied = 0;  ///< that the strategy is told of; 0: there are none
+  };
+  /// Orders [first, end) were declared not applied in the answer to a strategy that may never have
+  /// got it: the next answer says it again. Over with the first sign of life on the link.
+  struct Untold {
+    std::uint64_t first = 0;
+    std::uint64_t end = 0;
   };
 
   memory::Window window;  ///< order ring; the strategy writes it
   Pending pending;
+  Untold untold;
   std::unique_ptr<Link> link;
   std::uint64_t previous_epoch = 0;
   std::uint64_t torn_since_ticks = 0;

@@ -185,9 +185,10 @@ bool Gateway::Receiver::install(GatewaySession& session) {
           session.next_report_sequence) {
     return false;  // more reports came than the backlog takes: numbers would not match
   }
-  auto [link, next_order_sequence, not_applied_count] =
+  auto [link, next_order_sequence, not_applied_count, first_not_applied] =
       std::exchange(session.pending, GatewaySession::Pending{});
   session.next_order_sequence = next_order_sequence;
+  session.untold = {first_not_applied, next_order_sequence};
   if (journal_ != nullptr) {
     if (not_applied_count != 0) {
       (void)journal_->append(journal::RecordKind::kNotApplied, 0, session.index,
@@ -230,6 +231,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   (void)session.link->refresh_peer();
   session.undelivered_report =
       std::max(session.undelivered_report, session.link->peer().applied + 1);
+  if (session.link->peer().state != PeerState{}) session.untold = {};  // it has written its line
   const ring::ReaderCounts& counts = session.link->reader().counts();
   counters_.slots_torn.add(counts.torn);
   counters_.slots_stale.add(counts.stale);

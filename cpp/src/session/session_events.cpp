@@ -35,6 +35,7 @@ void Session::tell(SessionEventKind kind, Reason reason, std::uint64_t from_sequ
 /// What EstablishmentAck said of the time between two links.
 void Session::tell_handshake() noexcept {
   if (established_.not_applied_count != 0) {
+    told_not_applied_end_ = established_.next_order_sequence;
     tell(SessionEventKind::kNotApplied, Reason::kNone,
          established_.next_order_sequence - established_.not_applied_count,
          established_.not_applied_count);

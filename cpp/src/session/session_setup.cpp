@@ -148,6 +148,9 @@ void Session::end_link() noexcept {
 void Session::begin_link(control::Established established,
                          std::unique_ptr<transport::Transport> transport) {
   const std::uint64_t end = established.next_order_sequence;
+  // A gateway that does not know whether its answer arrived says the same once more.
+  established.not_applied_count =
+      std::min(established.not_applied_count, end - std::min(end, told_not_applied_end_));
   const std::uint64_t missing = std::min<std::uint64_t>(established.not_applied_count, kStampCount);
   const std::uint64_t ring = link_.writer().geometry().slot_count;
   std::vector<std::uint64_t> again;
