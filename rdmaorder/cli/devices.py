@@ -21,18 +21,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="RDMA devices, and which one leads to a host",
         description="Shows every RDMA device with its ports, GIDs, limits and NUMA node; with "
         "--to, which of them a session to that host would use, and why. Exit status 1 where there "
-        "is none.",
+        "is none. pyverbs is asked where this interpreter can import it, else libibverbs.",
     )
     parser.add_argument("--to", metavar="HOST", help="name or address of a gateway")
     parser.add_argument("--device", default="", metavar="NAME", help="as device= in a URL (--to)")
+    parser.add_argument(
+        "--source",
+        choices=("pyverbs", "libibverbs"),
+        help="ask this one (default: pyverbs where it can be imported)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rdmaorder.devices import device_towards, list_devices
+    from rdmaorder.devices import device_towards, list_devices, listing_source
 
-    found: dict[str, Any] = {"devices": list_devices()}
+    source = arguments.source or listing_source()
+    found: dict[str, Any] = {"source": source, "devices": list_devices(arguments.source)}
     if arguments.to and found["devices"]:
         found["to"] = device_towards(arguments.to, device=arguments.device)
     if arguments.json:

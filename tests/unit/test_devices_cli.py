@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from rdmaorder import cli, devices
+from rdmaorder import _core, cli, devices
 from rdmaorder.errors import TransportError
 
 DEVICE: dict[str, Any] = {
@@ -34,7 +37,7 @@ DEVICE: dict[str, Any] = {
 def test_a_device_is_shown_line_by_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(devices, "list_devices", lambda: [DEVICE])
+    monkeypatch.setattr(devices, "list_devices", lambda source: [DEVICE])
     assert cli.main(["devices"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "mlx5_0: firmware 22.36.1010, NUMA node 1",
@@ -47,19 +50,22 @@ def test_a_device_is_shown_line_by_line(
 def test_a_machine_without_a_device_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(devices, "list_devices", list)
+    monkeypatch.setattr(devices, "list_devices", lambda source: [])
     assert cli.main(["devices", "--to", "10.1.0.1"]) == 1
     shown = capsys.readouterr().out
     assert shown.startswith("no RDMA device: load the driver")
     assert "rdma link add rxe0" in shown
     assert cli.main(["devices", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"devices": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "source": devices.listing_source(),
+        "devices": [],
+    }
 
 
 def test_a_machine_without_libibverbs_is_one_line_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing() -> list[dict[str, Any]]:
+    def missing(source: object) -> list[dict[str, Any]]:
         raise TransportError(
             "rdma:// needs libibverbs.so.1; install it: apt-get install libibverbs1"
         )
@@ -69,3 +75,74 @@ def test_a_machine_without_libibverbs_is_one_line_with_the_remedy(
     said = capsys.readouterr().err
     assert said.startswith("rdmaorder: error: rdma:// needs libibverbs.so.1")
     assert said.count("\n") == 1
+
+
+def test_pyverbs_asked_for_where_it_cannot_be_imported_is_one_line_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyverbs.device", None)
+    assert devices.listing_source() == "libibverbs"
+    assert cli.main(["devices", "--source", "pyverbs"]) == 2
+    assert "apt-get install python3-pyverbs" in capsys.readouterr().err
+
+
+class FakeContext:
+    """The calls of a pyverbs context that listing makes, for one InfiniBand device."""
+
+    def __init__(self, name: str) -> None:
+        assert name == "mlx5_0"
+
+    def __enter__(self) -> FakeContext:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def query_device(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            fw_version="22.36.1010",
+            max_qp_wr=32768,
+            max_cqe=4194303,
+            max_mr_size=1 << 40,
+            phys_port_cnt=1,
+        )
+
+    def query_port(self, number: int) -> SimpleNamespace:
+        assert number == 1
+        return SimpleNamespace(
+            state=1, link_layer=1, lid=7, active_mtu=5, max_msg_sz=1 << 30, gid_tbl_len=1
+        )
+
+    def query_gid_table(self, limit: int) -> list[SimpleNamespace]:
+        assert limit > 0
+        entry = {"gid_index": 0, "port_num": 1, "gid_type": 0, "ndev_ifindex": 0}
+        return [SimpleNamespace(**entry, gid_str=lambda: "fe80:0:0:0:0:0:0:7")]
+
+
+class FakeError(Exception):
+    """PyverbsError."""
+
+
+def put_fake_pyverbs(monkeypatch: pytest.MonkeyPatch, names: Callable[[], list[Any]]) -> None:
+    device = SimpleNamespace(get_device_list=names, Context=FakeContext)
+    monkeypatch.setitem(sys.modules, "pyverbs", cast(ModuleType, SimpleNamespace()))
+    monkeypatch.setitem(sys.modules, "pyverbs.device", cast(ModuleType, device))
+    error = cast(ModuleType, SimpleNamespace(PyverbsError=FakeError))
+    monkeypatch.setitem(sys.modules, "pyverbs.pyverbs_error", error)
+
+
+def test_pyverbs_gives_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_fake_pyverbs(monkeypatch, lambda: [SimpleNamespace(name=b"mlx5_0")])
+    assert devices.listing_source() == "pyverbs"
+    assert devices.list_devices() == [DEVICE | {"numa_node": -1}]
+
+
+def test_where_pyverbs_fails_the_function_table_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> list[Any]:
+        raise FakeError("Failed to get devices list")
+
+    put_fake_pyverbs(monkeypatch, failing)
+    monkeypatch.setattr(_core, "rdma_devices", lambda: [DEVICE])
+    assert devices.list_devices() == [DEVICE]
+    with pytest.raises(FakeError):
+        devices.list_devices("pyverbs")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+from gateway_support import ROOT
 from wire import Wire
 
 from rdmaorder import cli
@@ -56,3 +62,29 @@ def test_a_peer_that_no_device_leads_to_is_an_error_with_the_remedy(
     assert "name one with device=" in said
     assert cli.main(["devices", "--to", "no.such.host.invalid"]) == 2
     assert "no.such.host.invalid" in capsys.readouterr().err
+
+
+#: Where Debian puts it, for its own Python.
+DEBIAN_PYVERBS = Path("/usr/lib/python3/dist-packages/pyverbs")
+
+
+def test_pyverbs_and_the_function_table_tell_the_same(wire: Wire, tmp_path: Path) -> None:
+    """Debian's pyverbs alone is put in the way of this interpreter, nothing else beside it."""
+    (tmp_path / "pyverbs").symlink_to(DEBIAN_PYVERBS)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-c", "import pyverbs.device"]
+    tried = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"this Python cannot import pyverbs: {tried.stderr.strip().splitlines()[-1]}")
+
+    def shown(*words: str) -> Any:
+        command = [sys.executable, "-m", "rdmaorder", "devices", "--json", *words]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    by_default = shown("--to", wire.near.address)
+    assert by_default["source"] == "pyverbs"
+    table = shown("--to", wire.near.address, "--source", "libibverbs")
+    assert table == by_default | {"source": "libibverbs"}
+    assert {device["name"] for device in table["devices"]} >= {wire.near.device, wire.far.device}
