@@ -7,24 +7,25 @@ import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import rdmaorder as ro
 from benchmarks.environment import ROOT
 
 SERVER, CLIENT = "10.1.0.1", "10.1.0.2"
 PATIENCE_S = 120
 BENCH = ROOT / "build" / "release" / "bench_rdma"
 PYVERBS = ROOT / "benchmarks" / "pyverbs_post.py"
+#: bench_rdma's round trips before those that it counts.
+WARM_UP_COUNT = 500
 
 _ports = itertools.count(18600)
 
-Measure = Callable[[], float]
+#: What one run gives: a number by the rest of its series' name, "" for the first.
+Measure = Callable[[], dict[str, float]]
 
 
 class Unmeasured(Exception):
@@ -105,58 +106,106 @@ def perftest_row(program: str, size: int, *words: str) -> list[str]:
 
 def write_lat(size: int) -> Measure:
     """t_typical in microseconds; inline, as our slots go."""
-    return lambda: float(perftest_row("ib_write_lat", size, "-n", "3000", "-I", str(size))[4])
+    words = ("ib_write_lat", size, "-n", "3000", "-I", str(size))
+    return lambda: {"": float(perftest_row(*words)[4])}
 
 
 def write_bw(size: int) -> Measure:
     """Messages a second."""
-    return lambda: 1e6 * float(perftest_row("ib_write_bw", size, "-n", "5000", "-I", str(size))[-1])
+    words = ("ib_write_bw", size, "-n", "5000", "-I", str(size))
+    return lambda: {"": 1e6 * float(perftest_row(*words)[-1])}
+
+
+def sent_packets(device: str) -> int:
+    time.sleep(0.02)  # the driver tells a number again for 10 ms
+    counter = f"/sys/class/infiniband/{device}/ports/1/hw_counters/sent_pkts"
+    return int(Path(counter).read_text())
 
 
 def ours(scenario: str) -> Measure:
-    def measure() -> float:
+    """One way in microseconds, with the packets that the strategy's device sent in a round trip: 2
+    are its WRITE and the acknowledgement of the answer; or messages a second."""
+
+    def measure() -> dict[str, float]:
         words = ["--own", "rxe1", "--peer", "rxe0", "--only", scenario, "--run-ms", "1000"]
+        before = sent_packets("rxe1")
         row = json.loads(output_of([str(BENCH), *words]).splitlines()[-1])
-        return float(row.get("orders_per_s") or row["p50_ns"] / 1000)
+        if "orders_per_s" in row:
+            return {"": float(row["orders_per_s"])}
+        found = {"": row["p50_ns"] / 1000, "_p99": row["p99_ns"] / 1000}
+        if not scenario.startswith("post"):
+            round_trips = row["n"] + WARM_UP_COUNT
+            found["_packets"] = (sent_packets("rxe1") - before) / round_trips
+        return found
 
     return measure
 
 
-def ucx() -> float:
-    """Active messages, one way, microseconds."""
-    words = ["ucx_perftest", "-t", "ucp_am_lat", "-s", "64", "-n", "2000", "-w", "200"]
+def ucx(server: list[str], client: list[str], ends: list[dict[str, str]]) -> dict[str, float]:
+    """The median that ucx_perftest prints: one way, microseconds."""
+    port = next(_ports)
+    words = ["ucx_perftest", "-s", "64", "-n", "2000", "-w", "200", "-p", str(port)]
+    shown = between([*words, *server], [*words, *client, SERVER], port, (ends[0], ends[1]))
+    for line in shown.splitlines():
+        if line.startswith("Final:"):
+            return {"": float(line.split()[2])}
+    raise Unmeasured("ucx_perftest printed no result")
+
+
+def ucx_put() -> dict[str, float]:
+    """UCX' transport layer: an RDMA WRITE each way, polled for in memory."""
+    ends = [
+        {"UCX_IB_GID_INDEX": gid_index(device, end)}
+        for device, end in (("rxe0", "0a01:0001"), ("rxe1", "0a01:0002"))
+    ]
+    words = [
+        ["-t", "put_lat", "-x", "rc_verbs", "-d", f"{device}:1"] for device in ("rxe0", "rxe1")
+    ]
+    return ucx(words[0], words[1], ends)
+
+
+def ucx_am() -> dict[str, float]:
+    """UCX' protocol layer: active messages. It connects by datagrams, which it answers on these
+    devices between IPv6 GIDs only (docs/rdma.md)."""
     ends = [
         {
             "UCX_TLS": "rc_verbs,ud_verbs,self",
             "UCX_NET_DEVICES": f"{device}:1",
             "UCX_IB_GID_INDEX": gid_index(device, end),
         }
-        for device, end in (("rxe0", "0a01:0001"), ("rxe1", "0a01:0002"))
+        for device, end in (
+            ("rxe0", "fd10:0001:0000:0000:0000:0000:0000:0001"),
+            ("rxe1", "fd10:0001:0000:0000:0000:0000:0000:0002"),
+        )
     ]
-    shown = between(words, [*words, SERVER], 13337, (ends[0], ends[1]))
-    for line in shown.splitlines():
-        if line.startswith("Final:"):
-            return float(line.split()[2])
-    raise Unmeasured("ucx_perftest printed no result")
+    words = ["-t", "ucp_am_lat"]
+    return ucx(words, words, ends)
 
 
-def libfabric() -> float:
-    """Messages, one way, microseconds."""
+def libfabric() -> dict[str, float]:
+    """Messages, one way, microseconds: the mean, fi_pingpong has no median."""
     words = ["fi_pingpong", "-p", "verbs", "-e", "msg", "-S", "64", "-I", "2000"]
-    shown = between([*words, "-s", SERVER], [*words, SERVER], 47592, ({}, {}))
+    shown = between(words, [*words, SERVER], 47592, ({}, {}))
     for line in shown.splitlines():
         if line.split()[:1] == ["64"]:
-            return float(line.split()[6])
+            return {"": float(line.split()[6])}
     raise Unmeasured("fi_pingpong printed no row")
 
 
-def pyverbs_post() -> float:
-    """Microseconds of one WRITE of 64 bytes from Python with pyverbs, written and posted."""
-    return float(output_of(["taskset", "-c", "0", "/usr/bin/python3", str(PYVERBS)]))
+def costs(words: list[str]) -> dict[str, float]:
+    """What a program that can leave doorbells out printed: microseconds by the end of the name."""
+    env = {"LD_PRELOAD": os.environ["RDMAORDER_DOORBELL"]}
+    found = json.loads(output_of(["taskset", "-c", "0", *words], env).splitlines()[-1])
+    return {str(rest): float(value) for rest, value in found.items()}
 
 
-def python_new_order() -> float:
-    """Microseconds of one new_order over rdma://, six arguments, the gateway in another process."""
+def pyverbs() -> dict[str, float]:
+    """One WRITE of 64 bytes from Python with pyverbs."""
+    return costs(["/usr/bin/python3", str(PYVERBS)])
+
+
+def python_new_order() -> dict[str, float]:
+    """One new_order over rdma://, six arguments, the gateway in another process."""
     command = [sys.executable, "-m", "rdmaorder", "gateway", "--listen", f"rdma://{SERVER}:9100"]
     command += ["--tls", "off", "--handler", "null"]
     with subprocess.Popen(
@@ -168,28 +217,19 @@ def python_new_order() -> float:
     ) as gateway:
         assert gateway.stdout is not None
         gateway.stdout.readline()
-        os.sched_setaffinity(0, {0})
-        times = []
-        url = f"rdma://{SERVER}:9100?tls=off&timeout_exponent=18"
-        with ro.connect(
-            url, "bench", order_slots=4096, suspect_after_s=30, dead_after_s=60
-        ) as session:
-            new_order, clock = session.new_order, time.perf_counter_ns
-            for n in range(1, 2001):
-                before = clock()
-                new_order(n, 7, ro.BUY, 5, 10, 42)
-                times.append(clock() - before)
-                if n % 500 == 0:
-                    session.wait_applied(n, 30)
-        gateway.terminate()
-    return statistics.median(times) / 1000
+        url = f"rdma://{SERVER}:9100?tls=off&timeout_exponent=18&depth=4096"
+        try:
+            return costs([sys.executable, "-m", "benchmarks.new_order_cost", url])
+        finally:
+            gateway.terminate()
 
 
 MEASURES: dict[str, Measure] = {
     "ib_write_lat_64": write_lat(64),
     "put_64": ours("put_64"),
     "session_64": ours("session_64"),
-    "ucx_am_64": ucx,
+    "ucx_put_64": ucx_put,
+    "ucx_am_64": ucx_am,
     "libfabric_64": libfabric,
     "ib_write_lat_256": write_lat(256),
     "put_256": ours("put_256"),
@@ -197,29 +237,32 @@ MEASURES: dict[str, Measure] = {
     "ib_write_bw_64": write_bw(64),
     "rate_64": ours("rate_64"),
     "post_64": ours("post_64"),
-    "pyverbs_post": pyverbs_post,
+    "pyverbs": pyverbs,
     "python_new_order": python_new_order,
 }
 
 
-def main(out: Path, repeats: int) -> None:
-    series: dict[str, list[float]] = {name: [] for name in MEASURES}
+def main(out: Path, repeats: int, only: list[str]) -> None:
+    series: dict[str, list[float]] = {}
     missing: dict[str, str] = {}
     for turn in range(repeats):
         for name, measure in MEASURES.items():
-            if name in missing:
+            if name in missing or (only and name not in only):
                 continue
             try:
-                series[name].append(measure())
-                print(f"round {turn + 1}: {name} {series[name][-1]:.2f}", flush=True)
+                found = measure()
             except Unmeasured as reason:
                 missing[name] = str(reason)
                 print(f"{name}: {reason}", flush=True)
+                continue
+            for rest, value in found.items():
+                series.setdefault(name + rest, []).append(value)
+            shown = ", ".join(f"{name}{rest} {value:.2f}" for rest, value in found.items())
+            print(f"round {turn + 1}: {shown}", flush=True)
     machine = {"kernel": platform.release(), "processors": os.cpu_count(), "emulated": True}
-    measured = {name: values for name, values in series.items() if values}
-    found = {"machine": machine, "missing": missing, "series": measured}
-    (out / "measured.json").write_text(json.dumps(found))
+    result = {"machine": machine, "missing": missing, "series": series}
+    (out / "measured.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pingpong_page import pingpong_section
+from benchmarks.rdma_page import rdma_section
 
 Result = dict[str, Any]
 
@@ -180,6 +181,7 @@ def write_page(result: Result, folder: Path, path: Path) -> str:
         *_latency_table(result["python_latency"]),
         "",
         *pingpong_section(folder),
+        *rdma_section(folder),
         "## Throughput",
         "",
         *_flow_table(result["throughput"]),

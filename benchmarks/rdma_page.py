@@ -1,0 +1,87 @@
+"""The part of ``docs/benchmarks.md`` that ``make bench-rdma`` measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+#: What the names of the series mean.
+_SERIES = {
+    "ib_write_lat": "perftest: RDMA WRITE each way, polled for in memory",
+    "put": "the transport's own put each way, polled for in memory",
+    "session": "C++ session → gateway's loop → report → session",
+    "ucx_put": "ucx_perftest put_lat over rc_verbs: RDMA WRITE each way",
+    "ucx_am": "ucx_perftest ucp_am_lat over rc_verbs, between IPv6 GIDs",
+    "libfabric": "fi_pingpong -p verbs -e msg (prints a mean only)",
+    "ib_write_bw": "perftest: messages a second",
+    "rate": "orders a second, each a call and a WRITE of its own",
+    "post": "the call that posts a put, doorbell included",
+    "pyverbs_post": "pyverbs, the same 64 bytes written and posted to the same place",
+    "pyverbs_order": "pyverbs, six fields packed, sealed, posted to the next slot",
+    "python_new_order": "one new_order from Python over rdma://",
+}
+_ENDINGS = {
+    "_user": "the same in user space: without the doorbell's system call",
+    "_packets": "packets that the strategy's device sent in a round trip",
+    "_p99": "99th percentile",
+}
+
+
+def rdma_section(folder: Path) -> list[str]:
+    """Lines, empty where rdma.json is not there."""
+    path = folder / "rdma.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    facts = found["environment"]
+    load = facts["load_average_at_start"][0]
+    rounds = max(len(series["rounds"]) for series in found["series"].values())
+    return [
+        "## RDMA on soft-RoCE",
+        "",
+        f"From `rdma.json`, by `make bench-rdma`: **{found['label']}**. Everything in",
+        f"turn in one run, {rounds} rounds, commit {facts['git_commit']}; the load of the host at",
+        f"its start was {load:.1f}, of {facts['cpu_count']} processors.",
+        "Why each is as it is: [docs/rdma.md](rdma.md#numbers-on-soft-roce).",
+        "",
+        *_ratios(found),
+        "",
+        *_series(found),
+        "",
+        *[f"- {name}: not measured, {reason}" for name, reason in found["missing"].items()],
+        *([""] if found["missing"] else []),
+    ]
+
+
+def _ratios(found: Result) -> list[str]:
+    lines = ["| what | ratio of medians | rounds | target | met |", "|---|---|---|---|---|"]
+    for ratio in found["ratios"]:
+        spread = f"{ratio['min']:.2f} … {ratio['max']:.2f}"
+        met = "yes" if ratio["met"] else "**no**"
+        target = ratio["target"].replace("<=", "≤").replace(">=", "≥")
+        lines.append(f"| {ratio['name']} | {ratio['value']:.2f} | {spread} | {target} | {met} |")
+    return lines
+
+
+def _series(found: Result) -> list[str]:
+    lines = ["| series | median | low … high | what |", "|---|---|---|---|"]
+    for name, each in found["series"].items():
+        a_second = name.startswith(("rate", "ib_write_bw"))
+        unit = "/s" if a_second else "" if name.endswith("_packets") else " us"
+        digits = 0 if a_second else 2
+        low, high = (f"{each[end]:,.{digits}f}" for end in ("min", "max"))
+        median = f"{each['median']:,.{digits}f}{unit}"
+        lines.append(f"| {name} | {median} | {low} … {high} | {_meaning(name)} |")
+    return lines
+
+
+def _meaning(name: str) -> str:
+    for ending, meaning in _ENDINGS.items():
+        if name.endswith(ending):
+            return meaning
+    stem = name.removesuffix("_64").removesuffix("_256")
+    size = name.removeprefix(stem).removeprefix("_")
+    return _SERIES[stem] + (f", {size} bytes" if size else "")
