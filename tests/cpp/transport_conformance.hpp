@@ -241,6 +241,22 @@ TYPED_TEST_P(TransportConformance, TakesMoreThanItsDepthWhenProgressIsCalled) {
   EXPECT_EQ(this->end_.transport->progress(), Status::kOk);
 }
 
+TYPED_TEST_P(TransportConformance, TakesAListOfPutsUpToTheFirstThatCannotGo) {
+  Transport& transport = *this->end_.transport;
+  const auto words = this->pattern(48, 8);
+  const PutRequest puts[] = {
+      {512, words.data(), 64}, {2048, words.data() + 8, 320}, {4, &words[0], 8}};
+  Status status = Status::kInvalid;
+  EXPECT_EQ(transport.put_list(std::span(puts).first(2), &status), 2U);
+  EXPECT_EQ(status, Status::kOk);
+  EXPECT_TRUE(this->arrives(64, {words.begin(), words.begin() + 8}));
+  EXPECT_TRUE(this->arrives(256, {words.begin() + 8, words.end()}));
+  EXPECT_EQ(transport.put_list(puts, &status), 2U);
+  EXPECT_EQ(status, Status::kInvalid);
+  EXPECT_EQ(transport.put_list({}, &status), 0U);
+  EXPECT_EQ(status, Status::kOk);
+}
+
 TYPED_TEST_P(TransportConformance, IsGoodUntilItIsClosedAndThenSaysWhy) {
   Transport& transport = *this->end_.transport;
   const auto words = this->pattern(8, 9);
@@ -288,6 +304,7 @@ REGISTER_TYPED_TEST_SUITE_P(TransportConformance, WritesEveryWordAndNothingBesid
                             LetsEveryWordArriveWhole, KeepsTheByteOrderItClaims,
                             RefusesWhatWouldLieOutsideAndWritesNothing, RefusesWhatIsNotWholeWords,
                             RefusesAPutLargerThanItSays, TellsFactsThatALinkCanLiveWith,
+                            TakesAListOfPutsUpToTheFirstThatCannotGo,
                             TakesMoreThanItsDepthWhenProgressIsCalled,
                             IsGoodUntilItIsClosedAndThenSaysWhy, CarriesARingAndItsStatusLine);
 

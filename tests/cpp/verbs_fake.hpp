@@ -177,6 +177,7 @@ class FakeVerbs {
   std::atomic<std::uint64_t> events_given{0}, events_acked{0};
   std::atomic<std::uint64_t> events_refused{0};  ///< reads of an event that failed, as asked below
   std::atomic<bool> events_unreadable{false};    ///< read by the watcher's thread
+  std::uint64_t doorbells = 0;                   ///< calls of ibv_post_send
   std::vector<FakeWork> log;                     ///< every WRITE as it was posted
   std::vector<std::string> releases;             ///< in their order
   std::vector<int> region_access;

@@ -6,19 +6,24 @@
 namespace rdmaorder::transport {
 
 inline void FakeVerbs::fill_data_path(FakeContext& context, FakeQp* qp) {
-  context.base.ops.post_send = [](ibv_qp* queue_pair, ibv_send_wr* wr, ibv_send_wr**) {
-    FakeWork work;
-    work.id = wr->wr_id;
-    work.flags = wr->send_flags;
-    work.opcode = wr->opcode;
-    work.remote_address = wr->wr.rdma.remote_addr;
-    work.key = wr->wr.rdma.rkey;
-    if (wr->num_sge == 1) {
-      work.address = wr->sg_list->addr;
-      work.bytes = wr->sg_list->length;
-      work.local_key = wr->sg_list->lkey;
+  context.base.ops.post_send = [](ibv_qp* queue_pair, ibv_send_wr* wr, ibv_send_wr** refused) {
+    ++self().doorbells;
+    for (; wr != nullptr; wr = wr->next) {
+      FakeWork work;
+      work.id = wr->wr_id;
+      work.flags = wr->send_flags;
+      work.opcode = wr->opcode;
+      work.remote_address = wr->wr.rdma.remote_addr;
+      work.key = wr->wr.rdma.rkey;
+      if (wr->num_sge == 1) {
+        work.address = wr->sg_list->addr;
+        work.bytes = wr->sg_list->length;
+        work.local_key = wr->sg_list->lkey;
+      }
+      *refused = wr;
+      if (const int error = post(of(queue_pair), std::move(work)); error != 0) return error;
     }
-    return post(of(queue_pair), std::move(work));
+    return 0;
   };
   context.base.ops.post_recv = [](ibv_qp* queue_pair, ibv_recv_wr* wr, ibv_recv_wr**) {
     const std::lock_guard lock(self().mutex_);

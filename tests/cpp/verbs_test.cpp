@@ -53,6 +53,62 @@ TEST_F(VerbsTest, EachPutIsOneWriteToItsPlaceAndNothingElse) {
   }
 }
 
+TEST_F(VerbsTest, AListOfPutsIsOneDoorbellAndItsWritesAreThoseOfSinglePuts) {
+  const VerbsPair pair = make();
+  std::uint64_t large[32] = {};  // 256 bytes: through staging memory
+  large[31] = 7;
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    const PutRequest puts[] = {{64 * i, words_, 64}, {8192, large, 256}};
+    Status status = Status::kInvalid;
+    ASSERT_EQ(pair.near_end->put_list(puts, &status), 2U);
+    ASSERT_EQ(status, Status::kOk);
+    ASSERT_EQ(fake_.doorbells, i + 1);
+  }
+  ASSERT_EQ(fake_.log.size(), 200U);
+  for (std::uint64_t i = 0; i < 200; ++i) {
+    const FakeWork& work = fake_.log[i];
+    const bool first = i % 2 == 0;
+    EXPECT_EQ(work.remote_address, pair.far_address.window_address + (first ? 64 * (i / 2) : 8192));
+    EXPECT_EQ(work.bytes, first ? 64U : 256U);
+    EXPECT_EQ((work.flags & IBV_SEND_INLINE) != 0, first);
+    EXPECT_EQ((work.flags & IBV_SEND_SIGNALED) != 0, (i + 1) % 64 == 0) << i;
+  }
+  EXPECT_EQ(pair.far_window.words()[8192 / 8 + 31], 7U);
+}
+
+TEST_F(VerbsTest, AListStopsAtThePutThatCannotGoAndSendsThoseBefore) {
+  const VerbsPair pair = make();
+  const PutRequest puts[] = {{0, words_, 64}, {4, words_, 64}, {128, words_, 64}};
+  Status status = Status::kOk;
+  EXPECT_EQ(pair.near_end->put_list(puts, &status), 1U);
+  EXPECT_EQ(status, Status::kInvalid);
+  ASSERT_EQ(fake_.log.size(), 1U);
+  EXPECT_EQ(pair.near_end->put_list(std::span(puts).last(2), &status), 0U);
+  EXPECT_EQ(fake_.doorbells, 1U) << "nothing to post is no doorbell";
+  fake_.post_error = ENOMEM;
+  EXPECT_EQ(pair.near_end->put_list(std::span(puts).first(1), &status), 0U);
+  EXPECT_EQ(status, Status::kTransport);
+  EXPECT_NE(pair.near_end->failure().find("post"), std::string::npos) << pair.near_end->failure();
+}
+
+TEST_F(VerbsOnDemandTest, AListIsBoundedByWhatMayBeOutstanding) {
+  VerbsConfig near = on("fake0");
+  near.depth = 16;
+  near.signal_interval = 8;
+  const VerbsPair pair = make(near);
+  const PutRequest puts[] = {{0, words_, 64}, {64, words_, 64}};
+  Status status = Status::kOk;
+  for (int i = 0; i < 7; ++i) ASSERT_EQ(pair.near_end->put_list(puts, &status), 2U);
+  ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+  EXPECT_EQ(pair.near_end->put_list(puts, &status), 1U);
+  EXPECT_EQ(status, Status::kFull);
+  EXPECT_EQ(fake_.log.size(), 16U);
+  fake_.deliver(16);
+  EXPECT_EQ(pair.near_end->put_list(puts, &status), 2U);
+  EXPECT_EQ(status, Status::kOk);
+  EXPECT_FALSE(fake_.overflowed);
+}
+
 TEST_F(VerbsOnDemandTest, BoundsWhatIsOutstandingAndNeverOverflowsAQueue) {
   VerbsConfig near = on("fake0");
   near.depth = 16;

@@ -68,8 +68,9 @@ class Link {
     return status;
   }
 
-  /// Puts up to `count` consecutive complete slots starting at `slots` (read only), as few
-  /// contiguous writes as ring end and `kBatchBytes` allow. Returns how many went; fewer than asked
+  /// Puts up to `count` consecutive complete slots starting at `slots` (read only), in as few
+  /// contiguous writes as ring end and `kBatchBytes` allow; both sides of the ring's end go under
+  /// one doorbell. Returns how many went; fewer than asked
   /// means *status is kFull, kCorrupt or kTransport.
   std::uint32_t send_batch(ring::Lane lane, const std::uint64_t* slots, std::uint32_t count,
                            Status* status) noexcept;
@@ -101,6 +102,8 @@ class Link {
   static constexpr std::uint32_t kBatchBytes = 4096;  ///< staging, hence the largest single put
 
  private:
+  std::uint32_t put_run(std::uint32_t count, Status* status) noexcept;
+
   ring::Reader reader_;
   ring::Writer writer_;
   wire::StatusLineReader peer_;

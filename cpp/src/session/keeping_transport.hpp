@@ -21,10 +21,14 @@ class KeepingTransport final : public transport::Transport {
   Status put(std::uint64_t offset_bytes, const void* source,
              std::uint32_t bytes) noexcept override {
     const Status status = inner_->put(offset_bytes, source, bytes);
-    if (offset_bytes >= orders_.offset_bytes && ok(status)) {
-      std::memcpy(&copy_[(offset_bytes - orders_.offset_bytes) / 8], source, bytes);
-    }
+    if (ok(status)) keep({offset_bytes, source, bytes});
     return status;
+  }
+  std::uint32_t put_list(std::span<const transport::PutRequest> puts,
+                         Status* status) noexcept override {
+    const std::uint32_t taken = inner_->put_list(puts, status);
+    for (const transport::PutRequest& each : puts.first(taken)) keep(each);
+    return taken;
   }
   Status progress() noexcept override { return inner_->progress(); }
   [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
@@ -45,6 +49,11 @@ class KeepingTransport final : public transport::Transport {
   }
 
  private:
+  void keep(const transport::PutRequest& put) noexcept {
+    if (put.offset_bytes < orders_.offset_bytes) return;
+    std::memcpy(&copy_[(put.offset_bytes - orders_.offset_bytes) / 8], put.source, put.bytes);
+  }
+
   std::unique_ptr<Transport> inner_;
   ring::Geometry orders_;
   std::vector<std::uint64_t> copy_;  ///< of the order ring

@@ -28,7 +28,7 @@ std::uint32_t Link::send_batch(ring::Lane lane, const std::uint64_t* slots, std:
   std::uint32_t sent = 0;
   *status = Status::kOk;
   while (sent < count) {
-    std::uint32_t run = std::min({count - sent, writer_.contiguous_count(), staging_slots});
+    std::uint32_t run = std::min(count - sent, staging_slots);
     if (writer_.credit_count(lane) < run) refresh_credit(lane);
     run = std::min(run, writer_.credit_count(lane));
     if (run == 0) {
@@ -39,12 +39,29 @@ std::uint32_t Link::send_batch(ring::Lane lane, const std::uint64_t* slots, std:
     for (std::uint32_t i = 0; i < run; ++i) {
       writer_.seal_ahead(staging_ + std::size_t{i} * slot_words, i);
     }
-    *status = transport_->put(writer_.next_offset_bytes(), staging_, run * slot_bytes);
+    const std::uint32_t put_count = put_run(run, status);
+    writer_.advance(put_count);
+    sent += put_count;
     if (!ok(*status)) break;
-    writer_.advance(run);
-    sent += run;
   }
   return sent;
+}
+
+// One contiguous write, or at the ring's end two under one doorbell.
+std::uint32_t Link::put_run(std::uint32_t count, Status* status) noexcept {
+  const std::uint32_t slot_bytes = writer_.geometry().slot_bytes;
+  const std::uint32_t before_end = writer_.contiguous_count();
+  if (count <= before_end) {
+    *status = transport_->put(writer_.next_offset_bytes(), staging_, count * slot_bytes);
+    return ok(*status) ? count : 0;
+  }
+  const std::uint64_t behind = writer_.next_sequence() + before_end;
+  const transport::PutRequest puts[] = {
+      {writer_.next_offset_bytes(), staging_, before_end * slot_bytes},
+      {writer_.geometry().slot_offset_bytes(behind),
+       staging_ + std::size_t{before_end} * (slot_bytes / 8), (count - before_end) * slot_bytes}};
+  const std::uint32_t taken = transport_->put_list(puts, status);
+  return taken == 2 ? count : taken * before_end;
 }
 
 Status Link::publish(const OwnState& own) noexcept {

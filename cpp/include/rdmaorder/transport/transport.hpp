@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "rdmaorder/status.hpp"
@@ -40,6 +41,13 @@ struct Info {
   bool can_revoke = false;  ///< the owner of the window can take write permission away
 };
 
+/// One put of a list.
+struct PutRequest {
+  std::uint64_t offset_bytes = 0;
+  const void* source = nullptr;
+  std::uint32_t bytes = 0;
+};
+
 class Transport {
  public:
   Transport() = default;
@@ -51,6 +59,18 @@ class Transport {
   /// window or not 8-byte aligned: nothing was written); kTransport (the link failed, for good).
   virtual Status put(std::uint64_t offset_bytes, const void* source,
                      std::uint32_t bytes) noexcept = 0;
+
+  /// The puts in their order, as put() would each, but with one doorbell where the device has
+  /// doorbells. Returns how many went: all, or *status says why the next one did not.
+  virtual std::uint32_t put_list(std::span<const PutRequest> puts, Status* status) noexcept {
+    std::uint32_t taken = 0;
+    *status = Status::kOk;
+    for (; taken < puts.size(); ++taken) {
+      *status = put(puts[taken].offset_bytes, puts[taken].source, puts[taken].bytes);
+      if (*status != Status::kOk) break;
+    }
+    return taken;
+  }
 
   /// Reaps completions. kOk (link good) or kTransport (failed for good; `failure()` says why).
   /// Call it off the critical path; cheap enough for every idle poll.

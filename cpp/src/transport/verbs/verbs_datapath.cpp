@@ -25,32 +25,32 @@ std::uint64_t VerbsLink::stage(const void* source, std::uint32_t bytes) noexcept
   return reinterpret_cast<std::uint64_t>(to);
 }
 
-RDMAORDER_ALWAYS_INLINE int VerbsLink::post(std::uint64_t remote_address,
-                                            std::uint64_t local_address, std::uint32_t bytes,
-                                            unsigned flags) noexcept {
+RDMAORDER_ALWAYS_INLINE int VerbsLink::post(std::uint64_t remote_address, const Work& work,
+                                            std::uint32_t bytes) noexcept {
   if (extended_ != nullptr) {
     extended_->wr_id = next_id();
-    extended_->wr_flags = flags;  // with IBV_SEND_INLINE: rxe looks for it, mlx5 does not
+    extended_->wr_flags = work.flags;  // with IBV_SEND_INLINE: rxe looks for it, mlx5 does not
     ibv_wr_start(extended_);
     ibv_wr_rdma_write(extended_, window_key_, remote_address);
-    if ((flags & IBV_SEND_INLINE) != 0) {
-      ibv_wr_set_inline_data(extended_, reinterpret_cast<void*>(local_address), bytes);
+    if ((work.flags & IBV_SEND_INLINE) != 0) {
+      ibv_wr_set_inline_data(extended_, reinterpret_cast<void*>(work.local_address), bytes);
     } else {
-      ibv_wr_set_sge(extended_, piece_.lkey, local_address, bytes);
+      ibv_wr_set_sge(extended_, piece_.lkey, work.local_address, bytes);
     }
     return ibv_wr_complete(extended_);
   }
-  piece_.addr = local_address;
+  piece_.addr = work.local_address;
   piece_.length = bytes;
   request_.wr_id = next_id();
-  request_.send_flags = flags;
+  request_.send_flags = work.flags;
   request_.wr.rdma.remote_addr = remote_address;
   ibv_send_wr* refused = nullptr;
   return ibv_post_send(queue_pair_, &request_, &refused);
 }
 
-Status VerbsLink::put(std::uint64_t offset_bytes, const void* source,
-                      std::uint32_t bytes) noexcept {
+/// May it go now, from where, and does it ask for a completion?
+RDMAORDER_ALWAYS_INLINE Status VerbsLink::admit(std::uint64_t offset_bytes, const void* source,
+                                                std::uint32_t bytes, Work* work) noexcept {
   if (RDMAORDER_UNLIKELY(cause_ != VerbsCause::kNone)) return Status::kTransport;
   if (RDMAORDER_UNLIKELY(bytes > max_put_bytes_)) return Status::kTooLarge;
   // max_put_bytes_ <= window_bytes_, so the difference does not wrap.
@@ -62,27 +62,35 @@ Status VerbsLink::put(std::uint64_t offset_bytes, const void* source,
     if (!ok(reap())) return Status::kTransport;
     if (outstanding() >= depth_) return Status::kFull;
   }
-  unsigned flags = IBV_SEND_INLINE;
-  auto local_address = reinterpret_cast<std::uint64_t>(source);
+  work->flags = IBV_SEND_INLINE;
+  work->local_address = reinterpret_cast<std::uint64_t>(source);
   if (RDMAORDER_UNLIKELY(bytes > inline_bytes_)) {
-    flags = 0;
-    local_address = stage(source, bytes);
-    if (local_address == 0) {
+    work->flags = 0;
+    work->local_address = stage(source, bytes);
+    if (work->local_address == 0) {
       if (!ok(reap())) return Status::kTransport;
-      local_address = stage(source, bytes);
-      if (local_address == 0) return Status::kFull;
+      work->local_address = stage(source, bytes);
+      if (work->local_address == 0) return Status::kFull;
     }
   }
   ++unsignalled_count_;
   const bool signalled = unsignalled_count_ >= signal_interval_ ||
                          staging_unsignalled_units_ >= staging_units_ / kStagingPuts;
   if (RDMAORDER_UNLIKELY(signalled)) {
-    flags |= IBV_SEND_SIGNALED;
+    work->flags |= IBV_SEND_SIGNALED;
     unsignalled_count_ = 0;
     staging_unsignalled_units_ = 0;
   }
   last_signalled_ = signalled;
-  if (const int error = post(window_address_ + offset_bytes, local_address, bytes, flags);
+  return Status::kOk;
+}
+
+Status VerbsLink::put(std::uint64_t offset_bytes, const void* source,
+                      std::uint32_t bytes) noexcept {
+  Work work;
+  const Status status = admit(offset_bytes, source, bytes, &work);
+  if (RDMAORDER_UNLIKELY(!ok(status))) return status;
+  if (const int error = post(window_address_ + offset_bytes, work, bytes);
       RDMAORDER_UNLIKELY(error != 0)) {
     return fail(VerbsCause::kPost, error);
   }
@@ -90,6 +98,38 @@ Status VerbsLink::put(std::uint64_t offset_bytes, const void* source,
   // After the doorbell. What it finds shows at the next call: this put was taken.
   if (RDMAORDER_UNLIKELY(outstanding() > depth_ / 2)) (void)reap();
   return Status::kOk;
+}
+
+// The chain is admitted as a whole before it is posted, so that ids and signals are those of single
+// puts; reap() meanwhile finds nothing of it.
+std::uint32_t VerbsLink::put_list(std::span<const PutRequest> puts, Status* status) noexcept {
+  if (extended_ != nullptr || puts.size() > kPutListMax) return Transport::put_list(puts, status);
+  std::uint32_t count = 0;
+  *status = Status::kOk;
+  for (; count < puts.size(); ++count) {
+    const PutRequest& each = puts[count];
+    Work work;
+    *status = admit(each.offset_bytes, each.source, each.bytes, &work);
+    if (!ok(*status)) break;
+    list_pieces_[count].addr = work.local_address;
+    list_pieces_[count].length = each.bytes;
+    ibv_send_wr& request = list_requests_[count];
+    request.wr_id = next_id();
+    request.send_flags = work.flags;
+    request.wr.rdma.remote_addr = window_address_ + each.offset_bytes;
+    request.next = nullptr;
+    if (count != 0) list_requests_[count - 1].next = &request;
+    ++posted_;
+  }
+  if (count == 0) return 0;
+  ibv_send_wr* refused = nullptr;
+  if (const int error = ibv_post_send(queue_pair_, list_requests_, &refused); error != 0) {
+    posted_ -= count;
+    *status = fail(VerbsCause::kPost, error);
+    return 0;
+  }
+  if (outstanding() > depth_ / 2) (void)reap();
+  return count;
 }
 
 Status VerbsLink::progress() noexcept {

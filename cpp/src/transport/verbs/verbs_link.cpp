@@ -52,6 +52,11 @@ VerbsLink::VerbsLink(std::unique_ptr<Endpoint> endpoint, const VerbsAddress& rem
   request_.num_sge = 1;
   request_.opcode = IBV_WR_RDMA_WRITE;
   request_.wr.rdma.rkey = window_key_;
+  for (std::size_t i = 0; i < kPutListMax; ++i) {
+    list_pieces_[i] = piece_;
+    list_requests_[i] = request_;
+    list_requests_[i].sg_list = &list_pieces_[i];
+  }
 
   info_.name = "verbs";
   info_.window_bytes = window_bytes_;

@@ -60,6 +60,8 @@ inline constexpr std::uint32_t kStagingUnitBytes = kCacheLineBytes;
 /// the last signal, so that what cannot be freed by a completion is less than a quarter, a skipped
 /// end less than another, and the largest put always finds room.
 inline constexpr std::uint32_t kStagingPuts = 4;
+/// Work requests of one doorbell; a batch at the end of a ring needs two.
+inline constexpr std::size_t kPutListMax = 4;
 
 /// Why a link ended.
 enum class VerbsCause : std::uint8_t {
@@ -93,6 +95,7 @@ class VerbsLink final : public VerbsTransport, private EventSink {
   ~VerbsLink() override;
 
   Status put(std::uint64_t offset_bytes, const void* source, std::uint32_t bytes) noexcept override;
+  std::uint32_t put_list(std::span<const PutRequest> puts, Status* status) noexcept override;
   Status progress() noexcept override;
   [[nodiscard]] const Info& info() const noexcept override { return info_; }
   [[nodiscard]] std::string failure() const override;
@@ -111,8 +114,14 @@ class VerbsLink final : public VerbsTransport, private EventSink {
     return std::uint64_t{staging_head_} << 32 | static_cast<std::uint32_t>(posted_ + 1);
   }
   std::uint64_t stage(const void* source, std::uint32_t bytes) noexcept;
-  int post(std::uint64_t remote_address, std::uint64_t local_address, std::uint32_t bytes,
-           unsigned flags) noexcept;
+  /// What a put becomes for the device.
+  struct Work {
+    std::uint64_t local_address = 0;
+    unsigned flags = 0;
+  };
+  Status admit(std::uint64_t offset_bytes, const void* source, std::uint32_t bytes,
+               Work* work) noexcept;
+  int post(std::uint64_t remote_address, const Work& work, std::uint32_t bytes) noexcept;
   Status reap() noexcept;
   void take(const ibv_wc& completion) noexcept;
   void take_error(const ibv_wc& completion) noexcept;
@@ -136,6 +145,8 @@ class VerbsLink final : public VerbsTransport, private EventSink {
   ibv_cq* completions_ = nullptr;
   ibv_send_wr request_{};  ///< prebuilt: address, length, flags and id are patched
   ibv_sge piece_{};
+  ibv_send_wr list_requests_[kPutListMax] = {};  ///< likewise, of one doorbell
+  ibv_sge list_pieces_[kPutListMax] = {};
   std::uint32_t window_key_ = 0;
 
   // Staging: positions count units and never go back (modulo 2^31).
