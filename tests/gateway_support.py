@@ -98,9 +98,12 @@ class GatewayProcess:
         name: str = "gw",
         wrapper: tuple[str, ...] = (),
         transport: str = "shm",
+        rdma_url: str | None = None,
     ) -> None:
         self.arguments = arguments
-        self.url = f"shm://{folder}/{name}.sock" if transport == "shm" else rdma_listen()
+        self.url = f"shm://{folder}/{name}.sock"
+        if transport == "rdma":
+            self.url = rdma_url or rdma_listen()
         self.stderr_path = folder / f"{name}.stderr"
         command = [*wrapper, sys.executable, "-m", "rdmaorder", "gateway", "--listen", self.url]
         if transport == "rdma":
@@ -159,12 +162,17 @@ class GatewayProcess:
 def gateway_processes(
     folder: Path, transport: str = "shm"
 ) -> Iterator[Callable[..., GatewayProcess]]:
-    """Gives a function that starts gateways; none outlives the block."""
+    """Gives a function that starts gateways; none outlives the block. One that is started again
+    under its name listens where the first did: at its socket, or at the port that was found."""
     started: list[GatewayProcess] = []
+    urls: dict[str, str] = {}
 
-    def start(*arguments: str, **settings: Any) -> GatewayProcess:
-        started.append(GatewayProcess(folder, *arguments, **{"transport": transport} | settings))
-        return started[-1]
+    def start(*arguments: str, name: str = "gw", **settings: Any) -> GatewayProcess:
+        defaults = {"transport": transport, "rdma_url": urls.get(name)}
+        made = GatewayProcess(folder, *arguments, name=name, **defaults | settings)
+        started.append(made)
+        urls[name] = made.url
+        return made
 
     try:
         yield start

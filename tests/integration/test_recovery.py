@@ -19,6 +19,7 @@ from gateway_support import (
     batch_of,
     eventually,
     order,
+    strategy_url,
     take,
 )
 
@@ -200,17 +201,20 @@ def test_a_strategy_started_anew_gets_what_the_old_one_did_not_take(
 ) -> None:
     gateway = start_gateway(journal=str(tmp_path / "journal"))
     script = (
-        "import os, sys, rdmaorder as ro\n"
-        "s = ro.connect(sys.argv[1], 'alpha')\n"
+        "import os, sys, time, rdmaorder as ro\n"
+        "s = ro.connect(sys.argv[1], 'alpha', suspect_after_s=10, dead_after_s=20)\n"
         "for i in range(1, 5): s.new_order(i, 7, ro.BUY, 5, 10)\n"
         "n = 0\n"
         "while n < 4: n += len(s.poll())\n"
-        "for _ in range(100): s.poll()\n"  # the first that finds nothing tells the gateway
+        # One that finds nothing tells the gateway, over RDMA at the next heartbeat.
+        "end = time.monotonic() + 0.2\n"
+        "while time.monotonic() < end: s.poll()\n"
         "for i in range(5, 11): s.new_order(i, 7, ro.BUY, 5, 10)\n"
         "assert s.wait_applied(10, 10)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script, gateway.url], cwd=ROOT, check=False)
+    words = [sys.executable, "-c", script, strategy_url(gateway.url)]
+    ended = subprocess.run(words, cwd=ROOT, check=False)
     assert ended.returncode == -signal.SIGKILL
     session = connect(gateway, resume=True)
     assert session.next_sequence == 11
