@@ -41,6 +41,13 @@ RATIOS = (
         False,
     ),
     (
+        "pyverbs order, request built each time / new_order, user space alone",
+        "pyverbs_built_user",
+        "python_new_order_user",
+        10.0,
+        False,
+    ),
+    (
         "pyverbs order / new_order, user space alone",
         "pyverbs_order_user",
         "python_new_order_user",

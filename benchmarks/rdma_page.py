@@ -21,6 +21,7 @@ _SERIES = {
     "post": "the call that posts a put, doorbell included",
     "pyverbs_post": "pyverbs, the same 64 bytes written and posted to the same place",
     "pyverbs_order": "pyverbs, six fields packed, sealed, posted to the next slot",
+    "pyverbs_built": "the same, its work request made for each order",
     "python_new_order": "one new_order from Python over rdma://",
 }
 _ENDINGS = {
