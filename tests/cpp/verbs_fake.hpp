@@ -171,7 +171,8 @@ class FakeVerbs {
   int call_count = 0;                        ///< of calls that can fail, since the start
   std::string failed;                        ///< name of the call that last failed
   std::optional<ibv_wc_status> next_status;  ///< of the next WRITE executed
-  int post_error = 0;                        ///< of each further ibv_post_send
+  int post_error = 0;                        ///< of each further work request …
+  int posts_before_error = 0;                ///< … behind so many
   int poll_error = 0;                        ///< of each further ibv_poll_cq
   int data_in_order = 0;
   std::atomic<std::uint64_t> events_given{0}, events_acked{0};
@@ -220,7 +221,7 @@ class FakeVerbs {
   static int post(FakeQp& qp, FakeWork work) {
     FakeVerbs& fake = self();
     const std::lock_guard lock(fake.mutex_);
-    if (fake.post_error != 0) return fake.post_error;
+    if (fake.post_error != 0 && fake.posts_before_error-- == 0) return fake.post_error;
     if (qp.posted - qp.reclaimed >= qp.depth) {
       fake.overflowed = true;
       return ENOMEM;

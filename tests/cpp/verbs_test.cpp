@@ -91,6 +91,18 @@ TEST_F(VerbsTest, AListStopsAtThePutThatCannotGoAndSendsThoseBefore) {
   EXPECT_NE(pair.near_end->failure().find("post"), std::string::npos) << pair.near_end->failure();
 }
 
+TEST_F(VerbsTest, AListThatTheDeviceRefusesInTheMiddleSaysWhatWent) {
+  const VerbsPair pair = make();
+  const PutRequest puts[] = {{0, words_, 64}, {64, words_, 64}, {128, words_, 64}};
+  Status status = Status::kOk;
+  fake_.post_error = ENOMEM;
+  fake_.posts_before_error = 2;
+  EXPECT_EQ(pair.near_end->put_list(puts, &status), 2U);
+  EXPECT_EQ(status, Status::kTransport);
+  EXPECT_EQ(fake_.log.size(), 2U);
+  EXPECT_EQ(pair.near_end->put(0, words_, 64), Status::kTransport);
+}
+
 TEST_F(VerbsOnDemandTest, AListIsBoundedByWhatMayBeOutstanding) {
   VerbsConfig near = on("fake0");
   near.depth = 16;

@@ -124,9 +124,12 @@ std::uint32_t VerbsLink::put_list(std::span<const PutRequest> puts, Status* stat
   if (count == 0) return 0;
   ibv_send_wr* refused = nullptr;
   if (const int error = ibv_post_send(queue_pair_, list_requests_, &refused); error != 0) {
-    posted_ -= count;
+    // Those before the refused one are on their way: to call them unsent would be a lie.
+    const auto taken =
+        refused == nullptr ? 0 : static_cast<std::uint32_t>(refused - list_requests_);
+    posted_ -= count - taken;
     *status = fail(VerbsCause::kPost, error);
-    return 0;
+    return taken;
   }
   if (outstanding() > depth_ / 2) (void)reap();
   return count;
