@@ -1,6 +1,8 @@
 // What the gateway refuses and why, the halt, and orders that the journal cannot take.
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include <map>
 #include <tuple>
 
@@ -192,6 +194,26 @@ TEST(Guard, GivesEachRequestTheFateItDeservesAndSaysWhy) {
   }
   EXPECT_EQ(rig.handler->sequences(), passed) << "the handler sees the admitted ones only";
   EXPECT_EQ(rig.view(strategy).rejected_count, cases.size() - passed.size());
+}
+
+TEST(Guard, JudgesStalenessByTheTimeOfThePickUpNotOfThePass) {
+  Rig rig(test_config(), std::make_unique<MemoryJournal>());  // whose records need the pass's time
+  Strategy first = rig.connect("a"), second = rig.connect("b");
+  ASSERT_EQ(first.send(), Status::kOk);
+  wire::NewOrder block = order(1);
+  block.stale_after_ns = realtime_ns() + 20'000'000;
+  std::uint64_t sequence = 0;
+  ASSERT_EQ(second.session->try_new_order(block, &sequence), Status::kOk);
+  rig.handler->before = [&](std::span<const wire::OrderRecord> orders) {  // the receiver is held up
+    if (orders.front().session_index != first.index) return;
+    while (realtime_ns() <= block.stale_after_ns) std::this_thread::yield();
+  };
+  ASSERT_TRUE(rig.gateway->run_pass());
+  EXPECT_EQ(rig.handler->sequences(first.index), range(1, 1));
+  EXPECT_EQ(rig.handler->sequences(second.index), range(1, 0)) << "it was too late";
+  const auto reports = second.poll();
+  ASSERT_EQ(reports.size(), 1U);
+  EXPECT_EQ(reports[0].report.reason, Reason::kStale);
 }
 
 TEST(Guard, TakesEveryInstrumentWhenNoneIsListed) {

@@ -20,7 +20,8 @@ RDMAORDER_ALWAYS_INLINE Reason Gateway::Receiver::admit(GatewaySession& session,
     const Reason reason = restriction(session);
     if (reason != Reason::kNone) return reason;
   }
-  return guard_.check(order, [this] { return now_ns(); });
+  // Not the pass's time: whatever held the pass up since would be taken off the order's age.
+  return guard_.check(order, [this] { return clock_.now_ns(); });
 }
 
 template <bool kNarrow>
