@@ -1,10 +1,12 @@
 """How long a session takes to come back with 1,000 reports that nobody took, and how soon a killed
-gateway is noticed. Prints one JSON object. By hand: ``python -m benchmarks.recovery``."""
+gateway is noticed. By hand: ``python -m benchmarks.recovery``; the session is pinned to processor 0
+and the gateway to 1. The result is benchmarks/results/recovery.json."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,13 +23,17 @@ from benchmarks import environment
 from rdmaorder.messages import Records
 
 ORDERS = 1000
+RESULT = environment.ROOT / "benchmarks" / "results" / "recovery.json"
+#: Processors of the session and of the gateway.
+PINNED = (0, 1)
 
 
 @contextmanager
 def gateway_on(folder: Path, journal: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """URL and process of a gateway that may be killed; it yields its core when idle."""
     url = f"shm://{folder}/gw.sock"
-    command = [sys.executable, "-m", "rdmaorder", "gateway", "--listen", url, "--idle", "yield"]
+    command = ["taskset", "-c", str(PINNED[1]), sys.executable, "-m", "rdmaorder", "gateway"]
+    command += ["--listen", url, "--idle", "yield"]
     process = subprocess.Popen(
         [*command, "--journal", str(journal), "--counters", f"{folder}/counters"],
         stdout=subprocess.PIPE,
@@ -104,16 +110,21 @@ def run(rounds: int, kills: int) -> dict[str, Any]:
         "orders": ORDERS,
         "resume_ms": percentiles(resumes),
         "death_seen_ms": percentiles(deaths),
-        "environment": environment.environment(environment.ROOT / "build", (-1, -1)),
+        "environment": environment.environment(environment.ROOT / "build" / "release", PINNED),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=200, help="reconnects measured")
-    parser.add_argument("--kills", type=int, default=10, help="gateways killed")
+    parser.add_argument("--kills", type=int, default=40, help="gateways killed")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file")
     arguments = parser.parse_args()
-    print(json.dumps(run(arguments.rounds, arguments.kills), indent=2))
+    os.sched_setaffinity(0, {PINNED[0]})
+    result = run(arguments.rounds, arguments.kills)
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    for name in ("resume_ms", "death_seen_ms"):
+        print(name, result[name])
 
 
 if __name__ == "__main__":

@@ -317,14 +317,14 @@ def test_a_killed_gateway_is_noticed_and_what_it_answered_is_delivered(
 
     with pytest.raises(ro.NotConnected) as raised:
         send_on()
-    gone = "the gateway process is gone (control connection closed)"
+    gone = "the gateway is gone: control connection closed"  # reaped: past "its process is exiting"
     assert str(raised.value) == f"cancel_order: not_connected: {gone}"
     status = session.status()
     assert (status["state"], status["cause"]) == ("dead", gone)
     assert session.try_new_order(1000, 7, 1, 5, 1) == ro.Status.NOT_CONNECTED
     assert session.next_sequence == status["next_sequence"]
     assert list(take(session, 100)["order_sequence"]) == list(range(1, 101))
-    with pytest.raises(ro.NotConnected, match="the gateway process is gone"):
+    with pytest.raises(ro.NotConnected, match="the gateway is gone"):
         session.poll()
     assert session.close() is False
 

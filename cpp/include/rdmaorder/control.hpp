@@ -144,7 +144,7 @@ class Connection {
  public:
   virtual ~Connection() = default;
   /// Non-blocking look: kTerminated after a Terminate frame (reason in *text), kGone after end of
-  /// file or an error.
+  /// file or an error, or when the process behind a Unix socket is exiting.
   virtual PeerCheck check(std::string* text) noexcept = 0;
   /// Sends Terminate (with the last order sequence written) and waits for the answer up to
   /// `timeout_ns`. True when the gateway answered. `last_sequence` of the gateway goes to

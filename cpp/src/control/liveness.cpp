@@ -14,6 +14,7 @@
 
 #include "control/channel.hpp"
 #include "control/message.hpp"
+#include "control/peer_process.hpp"
 #include "rdmaorder/error.hpp"
 
 namespace rdmaorder::control {
@@ -33,8 +34,8 @@ Look look(int socket_fd) {
   do {
     got = ::recv(socket_fd, buffer.data(), buffer.size(), MSG_PEEK | MSG_DONTWAIT);
   } while (got < 0 && errno == EINTR);
-  if (got < 0) return errno == EAGAIN ? Look{} : gone("the control connection failed");
-  if (got == 0) return gone("the gateway closed the control connection");
+  if (got < 0) return errno == EAGAIN ? Look{} : gone("control connection failed");
+  if (got == 0) return gone("control connection closed");
   std::size_t taken_bytes = 0;
   Look seen = judge({buffer.data(), static_cast<std::size_t>(got)}, closed, &taken_bytes);
   if (taken_bytes > 0) (void)::recv(socket_fd, buffer.data(), taken_bytes, MSG_DONTWAIT);
@@ -69,8 +70,14 @@ bool send_all(int socket_fd, std::string_view data, const Deadline& deadline) no
 
 class PlainConnection final : public Connection {
  public:
-  explicit PlainConnection(memory::UniqueFd socket) noexcept : socket_(std::move(socket)) {}
-  PeerCheck check(std::string* text) noexcept override { return check_peer(socket_.get(), text); }
+  explicit PlainConnection(memory::UniqueFd socket) noexcept
+      : socket_(std::move(socket)), peer_pid_(peer_pid(socket_.get())) {}
+  PeerCheck check(std::string* text) noexcept override {
+    const bool exiting = is_exiting(peer_pid_);  // before the look: then it has said all it will
+    const PeerCheck seen = check_peer(socket_.get(), text);
+    if (seen != PeerCheck::kQuiet || !exiting) return seen;
+    return tell(gone("its process is exiting"), text);
+  }
   bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                  std::uint64_t* confirmed) noexcept override {
     return control::terminate(socket_.get(), last_order_sequence, timeout_ns, confirmed);
@@ -87,6 +94,7 @@ class PlainConnection final : public Connection {
 
  private:
   memory::UniqueFd socket_;
+  pid_t peer_pid_;  ///< 0: not told
 };
 
 }  // namespace
@@ -99,16 +107,16 @@ Look judge(std::string_view available, bool closed, std::size_t* taken_bytes) {
   const std::uint32_t length = has_length ? body_length_bytes(available.data()) : 0;
   const std::size_t frame_bytes = kFrameHeaderBytes + length;
   if (has_length && (length == 0 || frame_bytes > kTerminateMaxBytes)) {
-    return gone("the gateway sent something that is no control frame");
+    return gone("it sent something that is no control frame");
   }
   if (!has_length || available.size() < frame_bytes) {
     if (!closed) return {};
-    return gone(available.empty() ? "the gateway closed the control connection"
-                                  : "the gateway closed within a frame");
+    return gone(available.empty() ? "control connection closed"
+                                  : "control connection closed within a frame");
   }
   *taken_bytes = frame_bytes;
   const Message message = Message::parse(available.substr(kFrameHeaderBytes, length));
-  if (message.type() != "Terminate") return gone("the gateway sent " + message.type());
+  if (message.type() != "Terminate") return gone("it sent " + message.type());
   return {PeerCheck::kTerminated, message.text("code"), message.text("text"),
           message.number("last_sequence", 0, kSequenceMax)};
 }
@@ -119,7 +127,7 @@ PeerCheck tell(const Look& seen, std::string* text) noexcept {
     *text = seen.code;
     if (!seen.code.empty() && !seen.text.empty()) *text += ": ";
     *text += seen.text;
-    if (text->empty()) *text = "the gateway sent something that is no control message";
+    if (text->empty()) *text = "it sent something that is no control message";
   } catch (...) {  // no memory for the words; the state is told all the same
     text->clear();
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "control/liveness.hpp"
 #include "control/message.hpp"
@@ -129,7 +130,8 @@ void TlsChannel::read_exactly(char* data, std::size_t bytes, const Deadline& dea
       case TlsStream::Got::kClosed:
         throw Error(
             ErrorKind::kHandshake,
-            "the connection was closed before the answer was complete; see the gateway's log");
+            "the connection was closed before the answer was complete; see the gateway's log",
+            ECONNRESET);
     }
   }
 }

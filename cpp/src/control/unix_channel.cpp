@@ -136,7 +136,8 @@ std::size_t PlainChannel::read_some(char* data, std::size_t bytes,
     return static_cast<std::size_t>(got);
   }
   throw Error(ErrorKind::kHandshake,
-              "the connection was closed before the answer was complete; see the gateway's log");
+              "the connection was closed before the answer was complete; see the gateway's log",
+              ECONNRESET);
 }
 
 /// The two mistakes connect(2) tells apart badly or not at all.

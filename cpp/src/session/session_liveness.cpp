@@ -1,6 +1,7 @@
 // Is the gateway's receiver loop alive? Evidence, strongest first: its heartbeat in the own window
-// (bumped by the loop itself), the control socket (end of file when the process dies). A write that
-// was acknowledged by a NIC is no evidence at all.
+// (bumped by the loop itself), the control connection (closed when the process dies; behind a Unix
+// socket the process itself is looked at, which tells sooner). A write that was acknowledged by a
+// NIC is no evidence at all.
 #include <algorithm>
 
 #include "rdmaorder/session.hpp"
@@ -70,7 +71,7 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
   }
 }
 
-// One non-blocking system call, only when a heartbeat is already late.
+// A few system calls that do not block, only when a heartbeat is already late.
 void Session::ask_socket() noexcept {
   if (!established_.connection) return;
   std::string text;
@@ -81,7 +82,7 @@ void Session::ask_socket() noexcept {
       fail(LinkState::kClosed, "the gateway ended the session: " + text);
       return;
     case control::PeerCheck::kGone:
-      fail(LinkState::kDead, "the gateway process is gone (control connection closed)");
+      fail(LinkState::kDead, "the gateway is gone: " + text);
       return;
   }
 }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cerrno>
 
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/rdma_link.hpp"
@@ -56,9 +57,10 @@ MadeLink make_link(const control::ConnectRequest& request) {
 }
 
 /// Refusals that may be gone a moment later: the gateway has not seen the end of the old link yet,
-/// or is being restarted.
+/// or is being restarted, or ended while it was asked.
 bool may_pass(const Error& error) {
   if (error.kind() == ErrorKind::kSystem || error.kind() == ErrorKind::kTimeout) return true;
+  if (error.error_number() == ECONNRESET) return true;
   const std::string& code = error.code();
   return error.kind() == ErrorKind::kRefused &&
          (code == "DuplicateId" || code == "AlreadyEstablished" || code == "Draining");
