@@ -102,8 +102,7 @@ def main() -> int:
         out.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
     if out == RESULT:
-        shared_memory = json.loads((RESULTS / "shm.json").read_text())
-        write_page(shared_memory, RESULTS, ROOT / "docs" / "benchmarks.md")
+        write_page(RESULTS, ROOT / "docs" / "benchmarks.md")
     return 0
 
 

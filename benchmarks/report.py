@@ -1,7 +1,8 @@
-"""``docs/benchmarks.md`` and the table of ``make bench``, from the results file alone."""
+"""``docs/benchmarks.md`` and the table of ``make bench``, from the results files alone."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,20 @@ def targets(result: Result) -> list[tuple[str, float | None, str, float, bool]]:
 def _verdict(measured: float | None, target: float, less: bool) -> str:
     if measured is None:
         return "not measured"
-    return "yes" if (measured <= target if less else measured >= target) else "**no**"
+    return "met" if (measured <= target if less else measured >= target) else "**missed**"
 
 
-def _target_table(result: Result) -> list[str]:
-    lines = ["| what | measured | target | met |", "|---|---|---|---|"]
-    for what, measured, unit, target, less in targets(result):
-        shown = "–" if measured is None else f"{measured:.3g} {unit}"
-        sign = "≤" if less else "≥"
-        verdict = _verdict(measured, target, less)
-        lines.append(f"| {what} | {shown} | {sign} {target:g} {unit} | {verdict} |")
+def _target_table(results: list[Result]) -> list[str]:
+    """Each number of every placement that was measured."""
+    places = [f"{result['placement']}, floor {result['floor_ns']:.0f} ns" for result in results]
+    lines = [f"| what | target | {' | '.join(places)} |", "|---" * (2 + len(places)) + "|"]
+    for rows in zip(*(targets(result) for result in results), strict=True):
+        what, _, unit, target, less = rows[0]
+        cells = [f"{'≤' if less else '≥'} {target:g} {unit}"]
+        for _, measured, *_ in rows:
+            shown = "" if measured is None else f"{measured:.3g}: "
+            cells.append(f"{shown}{_verdict(measured, target, less)}")
+        lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines
 
 
@@ -154,10 +159,17 @@ def _environment(result: Result) -> list[str]:
     ]
 
 
-def write_page(result: Result, folder: Path, path: Path) -> str:
-    """Writes the page from ``result`` and the files in ``folder``; gives the table of targets."""
-    table = _target_table(result)
-    floor = result["floor_ns"]
+def read_results(folder: Path) -> list[Result]:
+    """One result a placement, the newest first."""
+    found = [json.loads(path.read_text("utf-8")) for path in folder.glob("shm-*.json")]
+    return sorted(found, key=lambda result: str(result["environment"]["time"]), reverse=True)
+
+
+def write_page(folder: Path, path: Path) -> str:
+    """Writes the page from the files in ``folder``; gives the table of targets."""
+    results = read_results(folder)
+    result = results[0]
+    table = _target_table(results)
     lines = [
         "# Benchmarks",
         "",
@@ -165,12 +177,16 @@ def write_page(result: Result, folder: Path, path: Path) -> str:
         "one way (half a round trip) of 64-byte messages between two pinned processes on one",
         "machine. The *floor* is the bare cache-line ping-pong between the same two processors,",
         "probed before and after every run; runs whose probes disagree are discarded, and one",
-        f"placement class is kept: here **{result['placement']}**, floor {floor or 0:.0f} ns.",
-        "Ratios travel between machines, nanoseconds do not.",
+        "placement class is kept. Ratios travel between machines, nanoseconds do not.",
         "",
         "## Beside the targets",
         "",
+        "One column for each placement that `make bench` has met, one run of it each.",
+        "",
         *table,
+        "",
+        f"What follows is of the newest run: placement **{result['placement']}**, floor",
+        f"{result['floor_ns'] or 0:.0f} ns.",
         "",
         "## Latency",
         "",

@@ -2,8 +2,8 @@
 
 Each latency run stands between two probes of the floor (the bare cache-line ping-pong between the
 same two processors); runs whose probes disagree are discarded and counted, and one placement class
-is kept. Instruction counts come from callgrind and are exact. Writes ``shm.json`` and, from it,
-``docs/benchmarks.md``.
+is kept. Instruction counts come from callgrind and are exact. Writes ``shm-PLACEMENT.json`` and,
+from all of those there are, ``docs/benchmarks.md``.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "release")
     parser.add_argument("--cpus", type=int, nargs=2, default=(0, 1))
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=RESULTS / "shm.json")
+    parser.add_argument("--out", type=Path, help="JSON file (default: by placement, in results)")
     parser.add_argument(
         "--report-only", action="store_true", help="make the page from the results there are"
     )
@@ -198,10 +198,10 @@ def main() -> None:
         say("ping-pong, every level and reference")
         pingpong((arguments.cpus[0], arguments.cpus[1]), max(3, arguments.repeats // 2))
         result = measure(arguments.build, (arguments.cpus[0], arguments.cpus[1]), arguments.repeats)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    result = json.loads(arguments.out.read_text(encoding="utf-8"))
-    print(write_page(result, RESULTS, ROOT / "docs" / "benchmarks.md"))
+        out = arguments.out or RESULTS / f"shm-{result['placement']}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(write_page(RESULTS, ROOT / "docs" / "benchmarks.md"))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ class Link {
   static constexpr std::uint32_t kBatchBytes = 4096;  ///< staging, hence the largest single put
 
  private:
+  static constexpr int kTornLooks = 8;
+
   std::uint32_t put_run(std::uint32_t count, Status* status) noexcept;
 
   ring::Reader reader_;

@@ -81,9 +81,9 @@ class SessionRoundTrip final : public Scenario {
     round_trips([&] {
       std::uint64_t sequence = 0;
       ++order.cl_ord_id;
-      if (!ok(session.try_new_order(order, &sequence))) {
-        throw std::runtime_error("order refused: " + session.cause());
-      }
+      Status status = session.try_new_order(order, &sequence);
+      while (status == Status::kFull) status = session.try_new_order(order, &sequence);
+      if (!ok(status)) throw std::runtime_error("order refused: " + session.cause());
       while (session.poll(reports, 8) == 0) {
       }
     });

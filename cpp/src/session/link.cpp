@@ -7,8 +7,10 @@ namespace rdmaorder {
 static_assert(Link::kBatchBytes >= wire::kSlotBytesMax);
 
 bool Link::refresh_credit(ring::Lane lane) noexcept {
-  // A torn line is read again at the next call; a corrupt one gives no credit.
-  (void)refresh_peer();
+  // Credit is looked for when the peer gives it, so its line is often being written just now: whole
+  // a few looks later over shared memory. Else the caller's next send looks again.
+  for (int look = 0; look < kTornLooks && refresh_peer() == Status::kTorn; ++look) {
+  }
   return writer_.has_credit(lane);
 }
 
