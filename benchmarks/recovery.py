@@ -1,12 +1,13 @@
-"""How long a session takes to come back with 1,000 reports that nobody took, and how soon a killed
-gateway is noticed. By hand: ``python -m benchmarks.recovery``; the session is pinned to processor 0
-and the gateway to 1. The result is benchmarks/results/recovery.json."""
+"""How long a session takes to come back with 1,000 reports that nobody took, and how soon a gateway
+that is stopped or killed is noticed. By hand: ``python -m benchmarks.recovery``; the session is
+pinned to processor 0 and the gateway to 1. The result is benchmarks/results/recovery.json."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from benchmarks import environment
 from rdmaorder.messages import Records
 
 ORDERS = 1000
+HEARTBEAT_S = 0.001  # a gateway's own default
 RESULT = environment.ROOT / "benchmarks" / "results" / "recovery.json"
 #: Processors of the session and of the gateway.
 PINNED = (0, 1)
@@ -83,6 +85,21 @@ def death_ms(gateway: subprocess.Popen[str], session: ro.Session) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def silence_ms(gateway: subprocess.Popen[str], session: ro.Session) -> float:
+    """From the moment the gateway stands still to the first send that is refused; it goes on
+    afterwards. (The signal itself waits until the receiver shares its processor.)"""
+    while session.status()["send_status"] != "ok":
+        session.poll()
+    gateway.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, gateway.pid, os.WSTOPPED)
+    start = time.perf_counter()
+    while session.try_cancel_order(1, 1) != ro.Status.NOT_CONNECTED:
+        pass
+    seen = time.perf_counter() - start
+    gateway.send_signal(signal.SIGCONT)
+    return seen * 1e3
+
+
 def percentiles(values: list[float]) -> dict[str, float]:
     return {
         "count": len(values),
@@ -94,7 +111,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 def run(rounds: int, kills: int) -> dict[str, Any]:
     """Everything, each number with its count."""
-    resumes, deaths = [], []
+    resumes, silences, deaths = [], [], []
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         for kill in range(kills):
             journal = Path(folder) / f"journal-{kill}"
@@ -104,11 +121,16 @@ def run(rounds: int, kills: int) -> dict[str, Any]:
                 )
                 for n in range(rounds // kills):
                     resumes.append(resume_ms(session, n * ORDERS + 1))
+                wary = ro.connect(url, "wary", suspect_after_s=2.5 * HEARTBEAT_S)
+                silences += [silence_ms(gateway, wary) for _ in range(5)]
                 deaths.append(death_ms(gateway, session))
+                wary.close(0)
                 session.close(0)
     return {
         "orders": ORDERS,
         "resume_ms": percentiles(resumes),
+        "silence_seen_ms": percentiles(silences),
+        "heartbeat_ms": HEARTBEAT_S * 1e3,
         "death_seen_ms": percentiles(deaths),
         "environment": environment.environment(environment.ROOT / "build" / "release", PINNED),
     }
@@ -123,7 +145,7 @@ def main() -> None:
     os.sched_setaffinity(0, {PINNED[0]})
     result = run(arguments.rounds, arguments.kills)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    for name in ("resume_ms", "death_seen_ms"):
+    for name in ("resume_ms", "silence_seen_ms", "death_seen_ms"):
         print(name, result[name])
 
 

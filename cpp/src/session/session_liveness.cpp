@@ -52,7 +52,7 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
     ask_socket();
     if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
   }
-  if (silent < 3 * interval) {
+  if (silent < std::min(3 * interval, suspect_after)) {
     if (state_ == LinkState::kSuspect) {
       state_ = LinkState::kLive;
       tell(SessionEventKind::kLive);
