@@ -101,13 +101,14 @@ class GatewayProcess:
         rdma_url: str | None = None,
     ) -> None:
         self.arguments = arguments
-        self.url = f"shm://{folder}/{name}.sock"
+        #: Where an operator asks: the kill switch has a Unix socket over RDMA too.
+        self.operator_url = self.url = f"shm://{folder}/{name}.sock"
         if transport == "rdma":
             self.url = rdma_url or rdma_listen()
         self.stderr_path = folder / f"{name}.stderr"
         command = [*wrapper, sys.executable, "-m", "rdmaorder", "gateway", "--listen", self.url]
         if transport == "rdma":
-            command += ["--tls", "off"]
+            command += ["--tls", "off", "--listen", self.operator_url]
         with self.stderr_path.open("a") as stderr:
             self.process = subprocess.Popen(
                 [*command, "--idle", "backoff", *arguments],
@@ -123,7 +124,8 @@ class GatewayProcess:
         if not self.first_line:
             self.process.communicate()
             raise AssertionError(f"the gateway did not start:\n{self.stderr}")
-        self.url = self.first_line.split("listening on ")[1].split(",")[0]  # with its port
+        listening = self.first_line.split("listening on ")[1].split(",")[0]
+        self.url = listening.split(" and ")[0]  # with its port
 
     @property
     def pid(self) -> int:

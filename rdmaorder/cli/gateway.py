@@ -22,7 +22,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Runs until SIGTERM or SIGINT, then takes what is in the rings and ends. "
         "Flags override the [gateway] table of --config.",
     )
-    parser.add_argument("--listen", metavar="URL", help="shm:///path.sock or rdma://HOST:PORT")
+    parser.add_argument(
+        "--listen",
+        metavar="URL",
+        action="append",
+        help="shm:///path.sock or rdma://HOST:PORT; may be given again",
+    )
     parser.add_argument("--tls", choices=("on", "off"), help="off: rdma:// on a test network")
     parser.add_argument("--config", metavar="FILE", help="TOML file with a [gateway] table")
     parser.add_argument("--journal", metavar="DIR", help="directory of the journal")
@@ -74,6 +79,6 @@ def _first_line(gateway: Gateway, recovered: int) -> str:
         journal = f"journal {config.journal} (sync {config.sync}"
         journal += f", {recovered} records recovered)" if recovered else ")"
     return (
-        f"rdmaorder gateway {__version__}: listening on {gateway.url}, handler "
+        f"rdmaorder gateway {__version__}: listening on {' and '.join(gateway.urls)}, handler "
         f"{gateway.handler_name}, {journal}, counters {gateway.counters_path}, pid {os.getpid()}"
     )

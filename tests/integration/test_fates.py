@@ -149,7 +149,6 @@ def test_what_never_arrived_is_sent_again_where_that_is_asked_for(
 # -- kill switch -------------------------------------------------------------------------------
 
 
-@pytest.mark.shm_only
 def test_the_operators_kill_fences_cancels_and_blocks_until_released(
     start_process: Start,
     connect: Connect,
@@ -161,7 +160,7 @@ def test_the_operators_kill_fences_cancels_and_blocks_until_released(
     for each in (session, other):
         each.send_batch(batch_of(5))
         take(each, 5)
-    assert cli.main(["kill", gateway.url, "--session", "alpha"]) == 0
+    assert cli.main(["kill", gateway.operator_url, "--session", "alpha"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("killed 1 sessions: fenced in ")
     assert said.endswith("5 orders cancelled\n")
@@ -178,8 +177,8 @@ def test_the_operators_kill_fences_cancels_and_blocks_until_released(
     order(other, 100)
     take(other, 1)
     with pytest.raises(ro.Refused, match="was killed; an operator has to release it"):
-        session.reconnect(0.05)
-    assert cli.main(["kill", gateway.url, "--session", "alpha", "--release"]) == 0
+        session.reconnect(PATIENCE_S)
+    assert cli.main(["kill", gateway.operator_url, "--session", "alpha", "--release"]) == 0
     assert capsys.readouterr().out == "released 1 sessions\n"
     session.reconnect(PATIENCE_S)
     reports = take(session, 5)
@@ -188,7 +187,7 @@ def test_the_operators_kill_fences_cancels_and_blocks_until_released(
     eventually(lambda: session.poll().size == 0 and session.next_sequence, "all was polled")
     canceled = [e for e in session.events() if e.kind == SessionEventKind.CANCELED]
     assert [(e.count, e.reason) for e in canceled] == [(5, ro.Reason.KILL)]
-    assert cli.main(["kill", gateway.url, "--session", "nobody"]) == 2
+    assert cli.main(["kill", gateway.operator_url, "--session", "nobody"]) == 2
 
 
 def test_a_strategy_can_kill_itself(

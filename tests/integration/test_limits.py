@@ -43,7 +43,7 @@ def test_a_kill_outlives_the_gateway_until_the_operator_lifts_it(
     for each in (by_operator, by_itself, other):
         each.send_batch(batch_of(3))
         take(each, 3)
-    assert cli.main(["kill", gateway.url, "--session", "alpha"]) == 0
+    assert cli.main(["kill", gateway.operator_url, "--session", "alpha"]) == 0
     assert by_itself.kill() == 3
     assert "not written down" not in capsys.readouterr().err
     gateway.end(signal.SIGKILL)
@@ -51,10 +51,10 @@ def test_a_kill_outlives_the_gateway_until_the_operator_lifts_it(
     other.reconnect(PATIENCE_S)
     for session in (by_operator, by_itself):
         with pytest.raises(ro.Refused, match="was killed; an operator has to release it"):
-            session.reconnect(0.05)
+            session.reconnect(PATIENCE_S)
     kept = journal.Journal(tmp_path / "journal").records
     assert (kept["kind"] == journal.RecordKind.KILL).sum() == 2
-    assert cli.main(["kill", gateway.url, "--all", "--release"]) == 0
+    assert cli.main(["kill", gateway.operator_url, "--all", "--release"]) == 0
     gateway.end(signal.SIGKILL)
     start_process(*arguments)
     for session in (by_operator, by_itself):
@@ -69,10 +69,17 @@ def test_a_kill_that_no_journal_keeps_says_so(
 ) -> None:
     gateway = start_process()
     connect(gateway)
-    assert cli.main(["kill", gateway.url, "--session", "alpha"]) == 0
+    assert cli.main(["kill", gateway.operator_url, "--session", "alpha"]) == 0
     assert "not written down" in capsys.readouterr().err
-    assert cli.main(["kill", gateway.url, "--session", "alpha", "--release"]) == 0
+    assert cli.main(["kill", gateway.operator_url, "--session", "alpha", "--release"]) == 0
     assert "not written down" in capsys.readouterr().err
+
+
+def test_an_operator_asks_through_a_unix_socket(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["kill", "rdma://gw.example:9000", "--all"]) == 2
+    said = capsys.readouterr().err
+    assert "rdma://gw.example:9000: an operator asks on the gateway's own host" in said
+    assert "--listen shm:///run/gw.sock" in said
 
 
 def test_a_mass_cancel_takes_what_its_scope_names_and_nothing_else(

@@ -26,6 +26,7 @@ INSIDE = (
     "tests/integration/test_order_values.py",
     "tests/integration/test_recovery.py",
     "tests/integration/test_fates.py",
+    "tests/integration/test_limits.py",
 )
 #: Emulation makes each import ten times as long; nothing inside needs these plugins.
 LIGHT = [

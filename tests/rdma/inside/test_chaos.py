@@ -1,4 +1,4 @@
-"""Deaths of both ends and faults of the wire between them: every order accounted for."""
+"""Deaths of both ends, faults of the wire between them, steps of the clock: every order accounted for."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ WIRE_FAULTS = {
     "packet-duplication": 4,
     "packet-reordering": 4,
 }
+CLOCK = {"clock-step": 2}  # the machine's own
 DEATHS = {
     "strategy-kill": 3,
     "gateway-kill": 3,
@@ -38,7 +39,7 @@ def free_port(address: str) -> int:
 
 
 def test_no_order_is_lost_over_faults_of_the_wire_and_deaths(soft: Wire, out: Path) -> None:
-    plan = WIRE_FAULTS | DEATHS
+    plan = WIRE_FAULTS | CLOCK | DEATHS
     address = f"rdma://{soft.near.address}:{free_port(soft.near.address)}"
     arguments = [
         *("--transport", "rdma", "--seed", "20", "--orders", "2500"),
