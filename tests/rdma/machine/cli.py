@@ -67,6 +67,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
     add("--boot-timeout", type=_positive, default=120.0, metavar="S", help=ends)
     add("--cpus", type=int, default=2, metavar="N", help="processors (default 2)")
     add("--memory", type=int, default=2560, metavar="MIB", help="memory in MiB (default 2560)")
+    less = "a feature the processor shall not have, by QEMU's name (may be repeated)"
+    add("--without", action="append", default=[], metavar="FEATURE", help=less)
     reach = "a folder whose changes reach the host (may be repeated)"
     add("--share", type=Path, action="append", default=[], metavar="DIR", help=reach)
     name = "set a variable inside, or pass the host's on (may be repeated)"
@@ -120,7 +122,14 @@ def _run(options: argparse.Namespace) -> int:
         archive.flush()
         disks = [image.file for image in shown.values()]
         hardware = qemu.Hardware(
-            core.image, archive.fileno(), disks, shares, log, options.cpus, options.memory
+            core.image,
+            archive.fileno(),
+            disks,
+            shares,
+            log,
+            options.cpus,
+            options.memory,
+            tuple(options.without),
         )
         status = _boot(hardware, options, note)
     note(f"status {status}")

@@ -52,11 +52,13 @@ class Hardware:
     log: Path  # the kernel's console
     cpu_count: int
     memory_mib: int
+    without: tuple[str, ...] = ()  # features of the processor, by QEMU's names
 
 
 def _command_line(hardware: Hardware, ports: dict[str, socket.socket]) -> list[str]:
     command = [packages.required_program("qemu-system-x86_64"), "-nodefaults", "-no-user-config"]
-    command += ["-machine", "q35", "-accel", "tcg", "-cpu", _PROCESSOR]
+    command += ["-machine", "q35", "-accel", "tcg"]
+    command += ["-cpu", ",".join([_PROCESSOR, *(f"{each}=off" for each in hardware.without)])]
     command += ["-smp", str(hardware.cpu_count), "-m", f"{hardware.memory_mib}M"]
     command += ["-display", "none", "-nic", "none", "-no-reboot"]
     command += ["-kernel", str(hardware.kernel), "-initrd", f"/proc/self/fd/{hardware.initramfs}"]
