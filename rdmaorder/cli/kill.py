@@ -55,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _ask(url: str, request: dict[str, Any]) -> dict[str, Any]:
     if url.startswith("rdma:"):
         raise ConfigError(
-            f"{url}: an operator asks on the gateway's own host, through a Unix socket that tells "
-            "who asks; let the gateway listen on one too (--listen shm:///run/gw.sock) and give that"
+            f"{url}: an operator asks on the gateway's own host, through a Unix socket that "
+            "tells who asks; let the gateway listen on one too (--listen shm:///run/gw.sock) and "
+            "give that"
         )
     try:
         path = parse_shm_url(url)

@@ -1,4 +1,4 @@
-"""Deaths of both ends, faults of the wire between them, steps of the clock: every order accounted for."""
+"""Deaths of both ends, faults of the wire, steps of the clock: every order accounted for."""
 
 from __future__ import annotations
 

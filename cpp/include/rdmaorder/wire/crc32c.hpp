@@ -34,7 +34,9 @@ RDMAORDER_ALWAYS_INLINE std::uint64_t crc32c_step(std::uint64_t state,
                                                   std::uint64_t word) noexcept {
 #if defined(__x86_64__)
   // Inline assembly: usable without -msse4.2 on the whole build; guarded by kHasCrc32Instruction.
-  asm("crc32q %1, %0" : "+r"(state) : "rm"(word));
+  // volatile: else the compiler may compute it before it looks at the guard, where its inputs are
+  // known sooner, and a processor without the instruction ends the process.
+  asm volatile("crc32q %1, %0" : "+r"(state) : "rm"(word));
   return state;
 #elif defined(__ARM_FEATURE_CRC32)
   return __crc32cd(static_cast<std::uint32_t>(state), word);
