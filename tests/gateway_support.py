@@ -89,7 +89,8 @@ def order(session: ro.Session, cl_ord_id: int, **changes: Any) -> int:
 
 
 class GatewayProcess:
-    """``rdmaorder gateway`` in a process of its own, listening when the constructor returns."""
+    """``rdmaorder gateway`` in a process of its own, listening when the constructor returns: where
+    ``--listen`` among the arguments says, else at an address of the test's own."""
 
     def __init__(
         self,
@@ -106,7 +107,9 @@ class GatewayProcess:
         if transport == "rdma":
             self.url = rdma_url or rdma_listen()
         self.stderr_path = folder / f"{name}.stderr"
-        command = [*wrapper, sys.executable, "-m", "rdmaorder", "gateway", "--listen", self.url]
+        command = [*wrapper, sys.executable, "-m", "rdmaorder", "gateway"]
+        if "--listen" not in arguments:
+            command += ["--listen", self.url]
         if transport == "rdma":
             command += ["--tls", "off", "--listen", self.operator_url]
         with self.stderr_path.open("a") as stderr:
