@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks import rdma_inside
 from benchmarks.environment import ROOT, environment
+from benchmarks.rdma_page import is_rate
 from benchmarks.report import write_page
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -131,11 +132,6 @@ def spread(name: str, values: list[float]) -> dict[str, Any]:
         "worst": ordered[-1],
         "rounds": values,
     }
-
-
-def is_rate(name: str) -> bool:
-    """More is better."""
-    return name.startswith(("rate", "ib_write_bw"))
 
 
 def ratios(series: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

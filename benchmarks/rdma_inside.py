@@ -39,11 +39,10 @@ def gid_index(device: str, end: str) -> str:
     raise Unmeasured(f"{device} has no GID {end}")
 
 
-def output_of(command: list[str], env: dict[str, str] | None = None, said: str = "") -> str:
+def output_of(command: list[str], env: dict[str, str] | None = None) -> str:
     try:
         done = subprocess.run(
             command,
-            input=said,
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,

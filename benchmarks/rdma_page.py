@@ -31,6 +31,11 @@ _ENDINGS = {
 }
 
 
+def is_rate(name: str) -> bool:
+    """Of a series: messages a second, more is better."""
+    return name.startswith(("rate", "ib_write_bw"))
+
+
 def rdma_section(folder: Path) -> list[str]:
     """Lines, empty where rdma.json is not there."""
     path = folder / "rdma.json"
@@ -71,7 +76,7 @@ def _ratios(found: Result) -> list[str]:
 def _series(found: Result) -> list[str]:
     lines = ["| series | best | median | worst | what |", "|---|---|---|---|---|"]
     for name, each in found["series"].items():
-        a_second = name.startswith(("rate", "ib_write_bw"))
+        a_second = is_rate(name)
         unit = "/s" if a_second else "" if name.endswith("_packets") else " us"
         digits = 0 if a_second else 2
         cells = [f"{each[key]:,.{digits}f}{unit}" for key in ("best", "median", "worst")]

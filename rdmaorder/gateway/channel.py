@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import ClassVar
@@ -47,7 +48,7 @@ class Frame:
             os.close(self.descriptors.pop())
 
 
-class Channel:
+class Channel(ABC):
     """Frames over one connected socket, for one task. Interrupts may come from other callbacks."""
 
     #: How windows are reached over this kind of socket, as Negotiate names it.
@@ -66,7 +67,7 @@ class Channel:
         #: The peer for log and messages, for example "pid 12 uid 0" or "10.1.0.2:40000".
         self.peer = "?"
 
-    async def open(self, deadline_s: float) -> None:
+    async def open(self, deadline_s: float) -> None:  # noqa: B027 - a plain socket needs nothing
         """What has to happen before frames; raises as receive()."""
 
     def binding(self) -> bytes:
@@ -91,11 +92,11 @@ class Channel:
         body = await self._read_exactly(body_length_bytes(header), deadline_s)
         return self._make_frame(body)
 
+    @abstractmethod
     async def send(self, frame: bytes, descriptor: int | None = None) -> None:
         """Sends a whole frame or raises PeerGoneError. Control frames are far smaller than a socket
         buffer and answer one request each, so one that does not fit means a peer that reads
         nothing."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Closes the socket. Idempotent."""
@@ -104,9 +105,9 @@ class Channel:
     def _make_frame(self, body: bytes) -> Frame:
         return Frame(body)
 
+    @abstractmethod
     def _read_some(self, count: int) -> bytes:
         """1 to ``count`` bytes, b"" at the end. BlockingIOError when there are none now."""
-        raise NotImplementedError
 
     async def _read_exactly(self, count: int, deadline_s: float | None) -> bytes:
         """Never reads past ``count``: descriptors then belong to the frame being read."""

@@ -154,10 +154,10 @@ Outcome run_descriptor(int fd, bool datagrams, std::uint32_t payload_bytes, cons
 /// Answers until the other side closes or falls silent for good (InterruptGuard).
 void serve_descriptor(int fd, bool datagrams, std::uint32_t payload_bytes);
 
-/// The same through a ZeroMQ PAIR socket of the library at `library_path`, spinning on ZMQ_DONTWAIT
+/// The same through a ZeroMQ PAIR socket of the library `shared_object`, spinning on ZMQ_DONTWAIT
 /// or blocking in the library (how it is mostly used). Throws Error when it cannot be loaded.
 struct ZeroMqConfig {
-  std::string library_path;
+  std::string shared_object;
   std::string endpoint;  ///< "ipc:///…", "tcp://…"
   bool blocking = false;
 };

@@ -65,7 +65,7 @@ class Library {
 class ZeroMqPort {
  public:
   ZeroMqPort(const ZeroMqConfig& config, std::uint32_t payload_bytes, bool binds)
-      : library_(config.library_path), blocking_(config.blocking), bytes_(payload_bytes) {
+      : library_(config.shared_object), blocking_(config.blocking), bytes_(payload_bytes) {
     context_ = library_.context_new();
     socket_ = library_.socket(context_, kPair);
     const int none = 0;
