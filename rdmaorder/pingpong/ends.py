@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 import rdmaorder as ro
 from rdmaorder import _core
-from rdmaorder.errors import HandshakeError, SystemFailure
+from rdmaorder.errors import HandshakeError, Refused, SystemFailure
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.python_loop import run_python
 from rdmaorder.pingpong.runs import Words
@@ -245,8 +246,12 @@ class InprocSession:
 
 
 def connect(url: str, plan: Plan) -> ro.Session:
-    """A session that does not give up on a gateway which is stopped between two runs."""
-    return ro.connect(
+    """A session that does not give up on a gateway which is stopped between two runs.
+
+    Returns when the gateway has finished its handshake too: stopped before, it would find the time
+    for that run out when it goes on, and end the link.
+    """
+    session = ro.connect(
         url,
         "pingpong",
         slot_bytes=plan.size,
@@ -255,6 +260,9 @@ def connect(url: str, plan: Plan) -> ro.Session:
         suspect_after_s=1.0,
         dead_after_s=86_400.0,
     )
+    with contextlib.suppress(Refused):  # no journal to look in: that, too, is the gateway's answer
+        session.orders()
+    return session
 
 
 def _with_options(url: str, options: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,18 +17,26 @@ import pytest
 from gateway_support import ROOT
 from wire import Wire
 
+from rdmaorder import __version__
+from rdmaorder.gateway.address import parse_address
+from rdmaorder.pingpong import ends
+from rdmaorder.pingpong.plan import Plan
+from rdmaorder.pingpong.runs import new_samples
+from rdmaorder.pingpong.wire import HELLO, PROTOCOL, dial
+
 COMMAND = [sys.executable, "-m", "rdmaorder", "pingpong"]
 FEW = ("-n", "100", "--warm-up", "10", "--repeats", "1", "-q")
 
 
 @contextlib.contextmanager
-def listening(wire: Wire) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A ping-pong server at the near end, and its URL."""
+def listening(wire: Wire, path: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A ping-pong server at the near end, and its URL. ``path``: where it finds more modules."""
     process = subprocess.Popen(
         [*COMMAND, "--listen", f"{wire.listen}?device={wire.near.device}"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{path}"} if path else None,
     )
     try:
         assert process.stdout is not None
@@ -98,6 +107,44 @@ def test_both_ends_on_one_host_are_measured_at_every_level(wire: Wire, tmp_path:
         assert level["runs"][0]["answered"] == 100
         assert level["runs"][0]["bad_payloads"] == 0
         assert level["ends"]["verbs"]["device"] == wire.far.device
+
+
+SLOW_GATEWAY = """
+import asyncio
+
+from rdmaorder.gateway.handshake import Handshake
+from rdmaorder.pingpong.handler import Accept
+
+activate = Handshake.activate
+
+
+async def activate_late(handshake, channel, link, deadline_s):
+    deadline_s = asyncio.get_running_loop().time() + 3.0
+    await asyncio.sleep(0.5)
+    await activate(handshake, channel, link, deadline_s)
+
+
+Handshake.activate = activate_late
+"""
+
+
+def test_a_gateway_slow_at_the_end_of_its_handshake_is_not_stopped_within_it(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time for the handshake would run out while the other levels are measured."""
+    (tmp_path / "slow_gateway.py").write_text(SLOW_GATEWAY)
+    monkeypatch.setitem(ends.HANDLERS, "session", "slow_gateway:Accept")
+    plan = Plan(client_cpu=0, server_cpu=1, transport="rdma", iterations=50, warm_up=10)
+    with listening(wire, tmp_path) as (_, url), dial(parse_address(url)) as channel:
+        channel.send({HELLO: PROTOCOL, "version": __version__, "size": 64, "levels": ["session"]})
+        assert "error" not in channel.receive(60)
+        peer = ends.Peer(channel)
+        end = ends.open_end(peer, plan, "session", {"device": wire.far.device})
+        end.pause()
+        time.sleep(4)
+        end.resume()
+        facts = end.run(new_samples(plan.sample_count), plan.warm_up, 0, None)
+        assert (facts["ending"], facts["sent"]) == ("done", 50), facts
 
 
 def test_paced_orders_go_over_the_wire(wire: Wire, server: str, tmp_path: Path) -> None:
