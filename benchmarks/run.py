@@ -198,6 +198,8 @@ def main() -> None:
         say("ping-pong, every level and reference")
         pingpong((arguments.cpus[0], arguments.cpus[1]), max(3, arguments.repeats // 2))
         result = measure(arguments.build, (arguments.cpus[0], arguments.cpus[1]), arguments.repeats)
+        if result["floor_ns"] is None:
+            raise SystemExit("bench: no run was kept: the floor moved in each; run it again")
         out = arguments.out or RESULTS / f"shm-{result['placement']}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
