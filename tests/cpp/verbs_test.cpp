@@ -244,6 +244,15 @@ TEST_F(VerbsTest, FenceStopsThePeerAndTellsBothEnds) {
   EXPECT_HAS(pair.far_end->failure(), "queue pair went to error");
 }
 
+TEST_F(VerbsTest, AWriteFlushedBeforeTheTripwireHasTheSameCause) {
+  const VerbsPair pair = make();
+  fake_.next_status = IBV_WC_WR_FLUSH_ERR;
+  ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+  EXPECT_EQ(pair.near_end->progress(), Status::kTransport);
+  EXPECT_HAS(pair.near_end->failure(), "queue pair went to error");
+  EXPECT_HAS(pair.near_end->failure(), "the peer wrote outside its permission");
+}
+
 TEST_F(VerbsTest, FenceTakesTheKeyWhereTheQueuePairCannotBeChanged) {
   const VerbsPair pair = make();
   fake_.fail_name = "modify_qp";

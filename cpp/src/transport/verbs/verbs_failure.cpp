@@ -54,7 +54,9 @@ std::string hexadecimal(std::uint32_t value) {
 
 std::string completion_text(const VerbsApi& api, const VerbsFailure& failure) {
   const char* name = api.wc_status_str(failure.status);
-  return std::string(failure.of_tripwire ? "queue pair went to error: " : "RDMA WRITE failed: ") +
+  // Whether the tripwire or a WRITE of that moment was flushed first says nothing.
+  const bool is_flushed = failure.of_tripwire || failure.status == IBV_WC_WR_FLUSH_ERR;
+  return std::string(is_flushed ? "queue pair went to error: " : "RDMA WRITE failed: ") +
          (name == nullptr ? "unknown status" : name) + " (wc_status " +
          std::to_string(static_cast<int>(failure.status)) + ", vendor code " +
          hexadecimal(failure.vendor_code) + "): " + meaning_of(failure.status);
