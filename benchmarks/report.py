@@ -186,7 +186,7 @@ def write_page(folder: Path, path: Path) -> str:
         *table,
         "",
         f"What follows is of the newest run: placement **{result['placement']}**, floor",
-        f"{result['floor_ns'] or 0:.0f} ns.",
+        f"{result['floor_ns']:.0f} ns.",
         "",
         "## Latency",
         "",
