@@ -271,6 +271,25 @@ TYPED_TEST_P(TransportConformance, IsGoodUntilItIsClosedAndThenSaysWhy) {
   EXPECT_EQ(transport.put(0, words.data(), 64), Status::kTransport);
 }
 
+TYPED_TEST_P(TransportConformance, MapsNoLineOutsideNorOnceClosedAndAStoreToOneIsAPut) {
+  Transport& transport = *this->end_.transport;
+  EXPECT_EQ(transport.mapped_line(this->end_.window_bytes), nullptr);
+  EXPECT_EQ(transport.mapped_line(~std::uint64_t{63}), nullptr);
+  for (const std::uint64_t offset : {std::uint64_t{64}, this->end_.window_bytes - 64}) {
+    std::uint64_t* line = transport.mapped_line(offset);
+    if (line == nullptr) continue;  // not of this transport; which ones do is told of each
+    const auto words = this->pattern(8, offset);
+    store_line(line, words.data(), words[7]);
+    EXPECT_TRUE(this->arrives(offset / 8, words));
+    EXPECT_EQ(this->touched_outside(offset / 8, 8), 0U);
+    for (std::uint64_t i = 0; i < 8; ++i) {
+      store_relaxed(this->end_.peer_words + offset / 8 + i, this->kUntouched);
+    }
+  }
+  transport.close();
+  EXPECT_EQ(transport.mapped_line(64), nullptr);
+}
+
 TYPED_TEST_P(TransportConformance, CarriesARingAndItsStatusLine) {
   // The use it is made for: slots of every size through a small ring, read by the peer's CPU.
   using namespace ring_support;
@@ -306,6 +325,8 @@ REGISTER_TYPED_TEST_SUITE_P(TransportConformance, WritesEveryWordAndNothingBesid
                             RefusesAPutLargerThanItSays, TellsFactsThatALinkCanLiveWith,
                             TakesAListOfPutsUpToTheFirstThatCannotGo,
                             TakesMoreThanItsDepthWhenProgressIsCalled,
-                            IsGoodUntilItIsClosedAndThenSaysWhy, CarriesARingAndItsStatusLine);
+                            IsGoodUntilItIsClosedAndThenSaysWhy,
+                            MapsNoLineOutsideNorOnceClosedAndAStoreToOneIsAPut,
+                            CarriesARingAndItsStatusLine);
 
 }  // namespace rdmaorder::transport

@@ -58,6 +58,16 @@ TEST(InprocTransport, KeepsTheWindowOfThePeerAlive) {
   EXPECT_TRUE(watch.expired());
 }
 
+TEST(MappedTransports, HandOutEveryLineOfTheWindow) {
+  Inproc inproc;
+  Shm shm;
+  for (const TransportEndpoint& end : {inproc.make(8192), shm.make(8192)}) {
+    for (std::uint64_t offset = 0; offset < end.window_bytes; offset += 64) {
+      ASSERT_NE(end.transport->mapped_line(offset), nullptr) << offset;
+    }
+  }
+}
+
 // --- two processes ------------------------------------------------------------------------------
 
 /// A child that writes `last` messages of 128 bytes into the parent's ring and takes its credit

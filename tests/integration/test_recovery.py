@@ -79,9 +79,11 @@ def test_live_orders_of_the_venue_survive_its_death(
     gateway.end(signal.SIGKILL)
     gateway = start_process(*arguments)
     session.reconnect(PATIENCE_S)
+    assert session.status()["sent"] == 13
     order(session, 3)
     order(session, 104)
     reports = take(session, 2)
+    assert session.status()["sent"] == 15
     assert reports["reason"][0] == ro.Reason.DUPLICATE_CL_ORD_ID
     assert reports["order_id"][1] > before["order_id"].max()
     session.replace_order(105, 102, 7, ro.BUY, ro.price("3"), 8)

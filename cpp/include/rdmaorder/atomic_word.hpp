@@ -33,4 +33,13 @@ RDMAORDER_ALWAYS_INLINE void copy_words_from_shared(AliasingWord* to, const std:
   for (std::size_t i = 0; i < word_count; ++i) to[i] = load_relaxed(from + i);
 }
 
+/// Stores one cache line into shared memory, each word exactly once: `seven_words` relaxed, then
+/// the last word released. Pair with an acquire of the last word.
+RDMAORDER_ALWAYS_INLINE void store_line(std::uint64_t* to, const std::uint64_t* seven_words,
+                                        std::uint64_t last_word) noexcept {
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < 7; ++i) store_relaxed(to + i, seven_words[i]);
+  store_release(to + 7, last_word);
+}
+
 }  // namespace rdmaorder

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "rdmaorder/atomic_word.hpp"
 #include "rdmaorder/platform.hpp"
 #include "rdmaorder/ring/reader.hpp"
 #include "rdmaorder/ring/writer.hpp"
@@ -50,20 +51,49 @@ class Link {
         epoch_(config.epoch),
         is_put_costly_(transport_ != nullptr && transport_->info().depth != 0) {}
 
-  /// Seals and puts one message: header and block complete in `slot_words` (slot_bytes, aligned to
-  /// 8; a cache line is best). kOk: in the peer's ring as sequence writer().next_sequence() - 1.
-  /// kFull: no credit, or the transport has too much outstanding; nothing happened. kTransport.
-  /// kCorrupt: no credit, and the peer claims what cannot be: there will be none.
+  /// kOk: one more message may go now. kFull: no credit; nothing happened. kCorrupt: no credit, and
+  /// the peer claims what cannot be: there will be none.
+  RDMAORDER_ALWAYS_INLINE Status claim(ring::Lane lane) noexcept {
+    if (RDMAORDER_LIKELY(writer_.has_credit(lane)) || refresh_credit(lane)) return Status::kOk;
+    return corrupt_ ? Status::kCorrupt : Status::kFull;
+  }
+
+  /// After claim(): seals and puts one message of a ring of 64-byte slots, header and block
+  /// complete in `seven_words`. kOk: in the peer's ring as sequence writer().next_sequence() - 1.
+  /// kFull: the transport has too much outstanding; nothing happened. kTransport.
+  ///
+  /// Where the window is mapped, words that the caller has in registers go there and nowhere else:
+  /// each store to another line between two slots keeps the processor from asking for the lines of
+  /// several slots at once (docs/architecture.md, "Orders one by one").
+  RDMAORDER_ALWAYS_INLINE Status put_line(const std::uint64_t* seven_words) noexcept {
+    const std::uint64_t commit_word = writer_.commit_word(seven_words, wire::kSlotBytesDefault);
+    const std::uint64_t offset_bytes = writer_.next_offset_bytes(wire::kSlotBytesDefault);
+    Status status = Status::kOk;
+    if (std::uint64_t* line = transport_->mapped_line(offset_bytes);
+        RDMAORDER_LIKELY(line != nullptr)) {
+      // SYNC the slot: released with its commit word here, acquired by Reader::read.
+      store_line(line, seven_words, commit_word);
+    } else {
+      wire::Slot64 slot;
+      for (std::size_t i = 0; i < 7; ++i) slot.words[i] = seven_words[i];
+      slot.words[7] = commit_word;
+      status = transport_->put(offset_bytes, slot.words, sizeof slot);
+    }
+    if (RDMAORDER_LIKELY(ok(status))) writer_.advance();
+    return status;
+  }
+
+  /// claim() and put of one message: header and block complete in `slot_words` (slot_bytes, aligned
+  /// to 8; a cache line is best), whose commit word may be written. Returns as those do.
   /// `kSlotBytes`: the outbound ring's slot_bytes where the caller knows it; 0: any.
   template <std::uint32_t kSlotBytes = 0>
   RDMAORDER_ALWAYS_INLINE Status send(ring::Lane lane, std::uint64_t* slot_words) noexcept {
+    Status status = claim(lane);
+    if (RDMAORDER_UNLIKELY(!ok(status))) return status;
+    if constexpr (kSlotBytes == wire::kSlotBytesDefault) return put_line(slot_words);
     const std::uint32_t slot_bytes = kSlotBytes != 0 ? kSlotBytes : writer_.geometry().slot_bytes;
-    if (RDMAORDER_UNLIKELY(!writer_.has_credit(lane))) {
-      if (!refresh_credit(lane)) return corrupt_ ? Status::kCorrupt : Status::kFull;
-    }
     writer_.seal(slot_words, slot_bytes);
-    const Status status =
-        transport_->put(writer_.next_offset_bytes(slot_bytes), slot_words, slot_bytes);
+    status = transport_->put(writer_.next_offset_bytes(slot_bytes), slot_words, slot_bytes);
     if (RDMAORDER_LIKELY(ok(status))) writer_.advance();
     return status;
   }

@@ -6,8 +6,8 @@
 // late.
 #pragma once
 
+#include <bit>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
@@ -156,7 +156,11 @@ class Session {
   [[nodiscard]] const ring::ReaderCounts& reader_counts() const noexcept {
     return link_.reader().counts();
   }
-  [[nodiscard]] const SessionCounts& counts() const noexcept { return counts_; }
+  [[nodiscard]] SessionCounts counts() const noexcept {
+    SessionCounts counts = counts_;
+    counts.sent += next_sequence() - established_.next_order_sequence;
+    return counts;
+  }
   /// Send call to the poll that delivered the first report of that request, nanoseconds.
   [[nodiscard]] monitor::Histogram& latency_ns() noexcept { return latency_ns_; }
 
@@ -168,32 +172,43 @@ class Session {
   template <class Block>
   RDMAORDER_ALWAYS_INLINE Status try_message(wire::TemplateId id, const Block& block,
                                              ring::Lane lane, std::uint64_t* sequence) noexcept {
-    std::uint64_t words[wire::kSlotBytesDefault / 8];
-    const wire::MessageHeader header = wire::header_of(id);
-    std::memcpy(&words[0], &header, sizeof header);
-    wire::copy_block(block, &words[1]);
+    const auto header = std::bit_cast<std::uint64_t>(wire::header_of(id));
     if (RDMAORDER_UNLIKELY(slot_bytes_ != wire::kSlotBytesDefault)) {
-      std::memcpy(wide_slot_.data(), words, wire::kHeaderBytes + wire::kBlockBytes);
-      return try_send_slot(wide_slot_.data(), lane, sequence);
+      wide_slot_[0] = header;
+      wire::copy_block(block, &wide_slot_[1]);
+      std::uint64_t sent = 0;  // *sequence itself may be in a register
+      const Status status = try_send_slot(wide_slot_.data(), lane, &sent);
+      if (ok(status)) *sequence = sent;
+      return status;
     }
-    return send_words<wire::kSlotBytesDefault>(words, lane, sequence);
+    const std::uint64_t now = ticks();
+    Status status = admit(lane, now);
+    if (RDMAORDER_UNLIKELY(!ok(status))) return status;
+    // Composed behind every call: in registers, from the caller's block to the ring.
+    std::uint64_t words[wire::kSlotBytesDefault / 8 - 1];
+    words[0] = header;
+    wire::copy_block(block, &words[1]);
+    status = link_.put_line(words);
+    if (RDMAORDER_UNLIKELY(!ok(status))) return send_failed(status);
+    *sequence = note_sent(now);
+    return Status::kOk;
   }
 
-  template <std::uint32_t kSlotBytes = 0>
-  RDMAORDER_ALWAYS_INLINE Status send_words(std::uint64_t* slot_words, ring::Lane lane,
-                                            std::uint64_t* sequence) noexcept {
-    const std::uint64_t now = ticks();
+  /// kOk: a message may go now.
+  RDMAORDER_ALWAYS_INLINE Status admit(ring::Lane lane, std::uint64_t now) noexcept {
     if (RDMAORDER_UNLIKELY(now - last_check_ticks_ > check_interval_ticks_)) check_link_at(now);
     if (RDMAORDER_UNLIKELY(!ok(gate_)) && !urgent_passes(lane)) {
       ++counts_.refused;
       return gate_;
     }
-    const Status status = link_.send<kSlotBytes>(lane, slot_words);
-    if (RDMAORDER_UNLIKELY(!ok(status))) return send_failed(status);
-    *sequence = link_.writer().next_sequence() - 1;
-    stamps_[*sequence & (kStampCount - 1)] = now;
-    ++counts_.sent;
-    return Status::kOk;
+    const Status status = link_.claim(lane);
+    return RDMAORDER_LIKELY(ok(status)) ? status : send_failed(status);
+  }
+  /// The message is in the ring. Returns its sequence.
+  RDMAORDER_ALWAYS_INLINE std::uint64_t note_sent(std::uint64_t now) noexcept {
+    const std::uint64_t sequence = link_.writer().next_sequence() - 1;
+    stamps_[sequence & (kStampCount - 1)] = now;
+    return sequence;
   }
   /// Cancels pass a halted or throttled gateway; nothing passes a link that is not LIVE.
   [[nodiscard]] bool urgent_passes(ring::Lane lane) const noexcept {
@@ -231,7 +246,7 @@ class Session {
   std::uint64_t check_interval_ticks_ = 0;
   std::uint32_t idle_polls_ = 0;
   LinkState state_ = LinkState::kLive;
-  SessionCounts counts_;
+  SessionCounts counts_;  ///< `sent`: over earlier links; of this one the sequences tell
   std::vector<std::uint64_t> stamps_;  ///< TSC of the send by sequence, 0 when answered
 
   // cold

@@ -76,10 +76,12 @@ class SessionFlow final : public Flow {
  private:
   void send_single(Session& session) noexcept {
     std::uint64_t sequence = 0;
+    wire::NewOrder order = order_;  // of its own, so that it may be in registers
     for (std::uint32_t i = 0; i < 64; ++i) {
-      ++order_.cl_ord_id;
-      (void)session.try_new_order(order_, &sequence);
+      ++order.cl_ord_id;
+      (void)session.try_new_order(order, &sequence);
     }
+    order_.cl_ord_id = order.cl_ord_id;
     if (mode_ == Mode::kAnswered) (void)session.poll(reports_, 64);
   }
 

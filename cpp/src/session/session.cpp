@@ -21,7 +21,13 @@ Status Session::send_failed(Status status) noexcept {
 
 Status Session::try_send_slot(std::uint64_t* slot_words, ring::Lane lane,
                               std::uint64_t* sequence) noexcept {
-  return send_words(slot_words, lane, sequence);
+  const std::uint64_t now = ticks();
+  Status status = admit(lane, now);
+  if (!ok(status)) return status;
+  status = link_.send(lane, slot_words);
+  if (!ok(status)) return send_failed(status);
+  *sequence = note_sent(now);
+  return Status::kOk;
 }
 
 std::uint32_t Session::try_send_batch(const std::uint64_t* slots, std::uint32_t count,
@@ -34,7 +40,6 @@ std::uint32_t Session::try_send_batch(const std::uint64_t* slots, std::uint32_t 
   const auto stamp = [&](std::uint32_t n) {
     std::uint64_t sequence = link_.writer().next_sequence() - n;
     for (std::uint32_t i = 0; i < n; ++i) stamps_[sequence++ & (kStampCount - 1)] = now;
-    counts_.sent += n;
     sent += n;
   };
   if (ok(gate_)) {

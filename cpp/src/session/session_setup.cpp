@@ -157,6 +157,7 @@ void Session::begin_link(control::Established established,
   const std::uint64_t ring = link_.writer().geometry().slot_count;
   std::vector<std::uint64_t> again;
   if (kept_ != nullptr) again = kept_->last(end, std::min(missing, ring));
+  counts_.sent = counts().sent;
   memory::Window old_window = std::move(established_.report_window);  // until the link has let go
   established_ = std::move(established);
   link_ = Link(link_config(established_), watched(std::move(transport)));

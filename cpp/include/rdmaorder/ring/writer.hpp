@@ -53,10 +53,15 @@ class Writer {
     return geometry_.slot_offset_bytes(next_, slot_bytes);
   }
 
-  /// Writes the commit word of the next sequence into a slot whose header and block are complete.
+  /// The commit word that makes a slot whose header and block are complete the next sequence.
+  [[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint64_t commit_word(
+      const std::uint64_t* slot_words, std::uint32_t slot_bytes) const noexcept {
+    return wire::make_commit_word(wire::slot_crc(prefix_, slot_words, slot_bytes), next_);
+  }
+  /// Writes it into the slot.
   RDMAORDER_ALWAYS_INLINE void seal(std::uint64_t* slot_words,
                                     std::uint32_t slot_bytes) const noexcept {
-    seal_with(slot_words, slot_bytes, prefix_, next_);
+    slot_words[slot_bytes / 8 - 1] = commit_word(slot_words, slot_bytes);
   }
   RDMAORDER_ALWAYS_INLINE void seal(std::uint64_t* slot_words) const noexcept {
     seal(slot_words, geometry_.slot_bytes);
@@ -65,7 +70,9 @@ class Writer {
   RDMAORDER_ALWAYS_INLINE void seal_ahead(std::uint64_t* slot_words,
                                           std::uint32_t ahead) const noexcept {
     const std::uint64_t sequence = next_ + ahead;
-    seal_with(slot_words, geometry_.slot_bytes, wire::slot_crc_prefix(epoch_, sequence), sequence);
+    const std::uint32_t prefix = wire::slot_crc_prefix(epoch_, sequence);
+    slot_words[geometry_.slot_bytes / 8 - 1] =
+        wire::make_commit_word(wire::slot_crc(prefix, slot_words, geometry_.slot_bytes), sequence);
   }
   /// The sealed slots were put. Also prepares the CRC prefix of the next one, off the send's
   /// critical path.
@@ -83,13 +90,6 @@ class Writer {
   }
 
  private:
-  RDMAORDER_ALWAYS_INLINE void seal_with(std::uint64_t* slot_words, std::uint32_t slot_bytes,
-                                         std::uint32_t prefix,
-                                         std::uint64_t sequence) const noexcept {
-    slot_words[slot_bytes / 8 - 1] =
-        wire::make_commit_word(wire::slot_crc(prefix, slot_words, slot_bytes), sequence);
-  }
-
   Geometry geometry_;
   std::uint64_t epoch_;
   std::uint64_t next_;

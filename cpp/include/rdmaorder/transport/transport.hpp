@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 
+#include "rdmaorder/platform.hpp"
 #include "rdmaorder/status.hpp"
 
 namespace rdmaorder::transport {
@@ -72,6 +73,14 @@ class Transport {
     return taken;
   }
 
+  /// Where the cache line at `offset_bytes` (a multiple of 64) of the peer's window is mapped into
+  /// this process: store_line() there is then a put of 64 bytes that returned kOk. Null: put() it,
+  /// which says why not (not mapped, closed, outside).
+  [[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint64_t* mapped_line(
+      std::uint64_t offset_bytes) const noexcept {
+    return offset_bytes < mapped_bytes_ ? mapped_words_ + offset_bytes / 8 : nullptr;
+  }
+
   /// Reaps completions. kOk (link good) or kTransport (failed for good; `failure()` says why).
   /// Call it off the critical path; cheap enough for every idle poll.
   virtual Status progress() noexcept = 0;
@@ -83,6 +92,10 @@ class Transport {
 
   /// Ends the link; later puts return kTransport. Idempotent.
   virtual void close() noexcept = 0;
+
+ protected:
+  std::uint64_t* mapped_words_ = nullptr;
+  std::uint64_t mapped_bytes_ = 0;  ///< in whole cache lines; 0: not mapped, or closed
 };
 
 }  // namespace rdmaorder::transport

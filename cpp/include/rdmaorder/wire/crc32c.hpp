@@ -58,6 +58,22 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_words(std::uint32_t state, const st
   return static_cast<std::uint32_t>(s);
 }
 
+/// The same for a count that the compiler knows. Words that are in registers stay there: the table
+/// gets a copy, so that their address is never taken.
+template <std::size_t kWordCount>
+RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_words(std::uint32_t state,
+                                                   const std::uint64_t* words) noexcept {
+  if (RDMAORDER_UNLIKELY(!detail::kHasCrc32Instruction)) {
+    std::uint64_t copy[kWordCount];
+    for (std::size_t i = 0; i < kWordCount; ++i) copy[i] = words[i];
+    return detail::crc32c_portable_words(state, copy, kWordCount);
+  }
+  std::uint64_t s = state;
+#pragma GCC unroll 16
+  for (std::size_t i = 0; i < kWordCount; ++i) s = detail::crc32c_step(s, words[i]);
+  return static_cast<std::uint32_t>(s);
+}
+
 /// Extends `state` over one 64-bit word.
 RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_word(std::uint32_t state,
                                                   std::uint64_t word) noexcept {

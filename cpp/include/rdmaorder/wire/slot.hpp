@@ -64,8 +64,8 @@ inline constexpr std::uint32_t kSlotBytesMax = 4096;  // 64 * k, k <= 64
 [[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint32_t slot_crc(std::uint32_t prefix,
                                                              const std::uint64_t* slot_words,
                                                              std::uint32_t slot_bytes) noexcept {
-  if (RDMAORDER_LIKELY(slot_bytes == kSlotBytesDefault)) {  // lets the compiler unroll
-    return crc32c_finish(crc32c_words(prefix, slot_words, kSlotBytesDefault / 8 - 1));
+  if (RDMAORDER_LIKELY(slot_bytes == kSlotBytesDefault)) {
+    return crc32c_finish(crc32c_words<kSlotBytesDefault / 8 - 1>(prefix, slot_words));
   }
   return crc32c_finish(crc32c_words(prefix, slot_words, slot_bytes / 8 - 1));
 }

@@ -22,6 +22,8 @@ class Mapped final : public Transport {
         static_cast<std::uint32_t>(std::min<std::uint64_t>(bytes, UINT32_MAX & ~7ULL));
     info_.inline_bytes = info_.max_put_bytes;
     info_.byte_order = ByteOrder::kAscendingLine;
+    mapped_words_ = words;
+    mapped_bytes_ = bytes - bytes % kCacheLineBytes;
   }
 
   Status put(std::uint64_t offset_bytes, const void* source,
@@ -34,7 +36,10 @@ class Mapped final : public Transport {
   [[nodiscard]] std::string failure() const override {
     return closed_ ? "closed by this side" : std::string();
   }
-  void close() noexcept override { closed_ = true; }
+  void close() noexcept override {
+    closed_ = true;
+    mapped_bytes_ = 0;
+  }
 
  private:
   Owner owner_;

@@ -18,22 +18,15 @@ RDMAORDER_ALWAYS_INLINE Status mapped_put(std::uint64_t* window_words, std::uint
   }
   std::uint64_t* to = window_words + offset_bytes / 8;
   const auto* from = static_cast<const std::uint64_t*>(source);
-  // SYNC a whole line: relaxed stores of its words, then the last word released here; acquired by
-  // RingReader::read and StatusLineReader::refresh through the commit word, which is that last
-  // word.
+  // SYNC a whole line: its last word released in store_line; acquired by Reader::read and
+  // StatusLineReader::refresh through the commit word, which is that last word.
   if (RDMAORDER_LIKELY(bytes == kCacheLineBytes)) {
-#pragma GCC unroll 8
-    for (std::uint32_t i = 0; i < 7; ++i) store_relaxed(to + i, from[i]);
-    store_release(to + 7, from[7]);
+    store_line(to, from, from[7]);
     return Status::kOk;
   }
   if (RDMAORDER_UNLIKELY(bytes == 0 || (bytes & 7U) != 0)) return Status::kInvalid;
   std::uint32_t words = bytes / 8;
-  for (; words > 8; words -= 8, to += 8, from += 8) {
-#pragma GCC unroll 8
-    for (std::uint32_t i = 0; i < 7; ++i) store_relaxed(to + i, from[i]);
-    store_release(to + 7, from[7]);
-  }
+  for (; words > 8; words -= 8, to += 8, from += 8) store_line(to, from, from[7]);
   for (std::uint32_t i = 0; i + 1 < words; ++i) store_relaxed(to + i, from[i]);
   store_release(to + words - 1, from[words - 1]);
   return Status::kOk;
