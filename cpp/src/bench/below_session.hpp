@@ -60,8 +60,7 @@ class FloorLine final : public Scenario {
 
  private:
   static void write(LoneLine& line, const std::uint64_t* from, std::uint64_t sequence) noexcept {
-    for (int i = 0; i < 7; ++i) store_relaxed(&line.words[i], from[i]);
-    store_release(&line.words[7], sequence);
+    store_line(line.words, from, sequence);
   }
   FloorLines* lines_;
 };

@@ -15,7 +15,7 @@ template <class Owner>
 class Mapped final : public Transport {
  public:
   Mapped(Owner owner, std::uint64_t* words, std::uint64_t bytes, const char* name)
-      : owner_(std::move(owner)), words_(words), bytes_(bytes) {
+      : owner_(std::move(owner)), bytes_(bytes) {
     info_.name = name;
     info_.window_bytes = bytes;
     info_.max_put_bytes =
@@ -29,7 +29,7 @@ class Mapped final : public Transport {
   Status put(std::uint64_t offset_bytes, const void* source,
              std::uint32_t bytes) noexcept override {
     if (RDMAORDER_UNLIKELY(closed_)) return Status::kTransport;
-    return mapped_put(words_, bytes_, offset_bytes, source, bytes);
+    return mapped_put(mapped_words_, bytes_, offset_bytes, source, bytes);
   }
   Status progress() noexcept override { return closed_ ? Status::kTransport : Status::kOk; }
   [[nodiscard]] const Info& info() const noexcept override { return info_; }
@@ -43,7 +43,6 @@ class Mapped final : public Transport {
 
  private:
   Owner owner_;
-  std::uint64_t* words_;
   std::uint64_t bytes_;
   bool closed_ = false;
   Info info_;
