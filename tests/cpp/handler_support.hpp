@@ -24,7 +24,7 @@ struct Sent {
 class RecordingSink final : public ReportSink {
  public:
   Status send(std::uint32_t session_index, std::uint64_t order_sequence,
-              ExecutionReport report) noexcept override {
+              const ExecutionReport& report) noexcept override {
     sent.push_back({session_index, order_sequence, report});
     return result;
   }

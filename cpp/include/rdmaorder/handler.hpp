@@ -15,11 +15,11 @@ namespace rdmaorder {
 class ReportSink {
  public:
   /// Journals the report and writes it to the session's report ring (or its backlog when the ring
-  /// is full, so this never blocks). `order_sequence` names the request answered. The sink fills
-  /// order_sequence_low. kInvalid: no such session; kClosed: backlog over its bound (a strategy
-  /// that stopped reading; the journal still has the report).
+  /// is full, so this never blocks). `order_sequence` names the request answered; its low half goes
+  /// in place of the report's order_sequence_low. kInvalid: no such session; kClosed: backlog over
+  /// its bound (a strategy that stopped reading; the journal still has the report).
   virtual Status send(std::uint32_t session_index, std::uint64_t order_sequence,
-                      wire::ExecutionReport report) noexcept = 0;
+                      const wire::ExecutionReport& report) noexcept = 0;
 
   /// For sessions with a schema of their own: header and block, at most slot_bytes - 8.
   virtual Status send_message(std::uint32_t session_index,
@@ -69,7 +69,15 @@ class Handler {
   virtual void on_idle(ReportSink& /*sink*/) noexcept {}
 };
 
-/// Accepts every new order and replace, confirms every cancel; keeps no state.
+/// The report that grants a request: a new order or a replace as it stands, a cancel as if its
+/// order had been live (leaves 0; quantity: what was asked for). kRejected, kUnknownTemplate for
+/// what is none of these.
+[[nodiscard]] wire::ExecutionReport acceptance_of(const wire::OrderRecord& request) noexcept;
+/// The report that refuses a request; with kStale, as expired.
+[[nodiscard]] wire::ExecutionReport rejection_of(const wire::OrderRecord& request,
+                                                 Reason reason) noexcept;
+
+/// Gives every request its acceptance_of; keeps no state.
 std::unique_ptr<Handler> make_accept_handler();
 
 struct VenueConfig {

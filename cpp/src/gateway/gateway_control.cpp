@@ -190,11 +190,12 @@ class CancelSink final : public ReportSink {
  public:
   CancelSink(ReportSink& inner, Reason why) : inner_(inner), why_(why) {}
   Status send(std::uint32_t session_index, std::uint64_t order_sequence,
-              wire::ExecutionReport report) noexcept override {
+              const wire::ExecutionReport& report) noexcept override {
     if (order_sequence == 0) return Status::kOk;
-    if (report.reason == Reason::kMassCancel) report.reason = why_;
-    if (report.exec_type == ExecType::kCanceled) ++count_;
-    return inner_.send(session_index, order_sequence, report);
+    wire::ExecutionReport told = report;
+    if (told.reason == Reason::kMassCancel) told.reason = why_;
+    if (told.exec_type == ExecType::kCanceled) ++count_;
+    return inner_.send(session_index, order_sequence, told);
   }
   Status send_message(std::uint32_t session_index,
                       std::span<const std::byte> message) noexcept override {

@@ -172,7 +172,7 @@ class Gateway::Receiver::StampingSink final : public ReportSink {
  public:
   explicit StampingSink(Receiver& receiver) noexcept : receiver_(receiver) {}
   Status send(std::uint32_t session_index, std::uint64_t order_sequence,
-              wire::ExecutionReport report) noexcept override {
+              const wire::ExecutionReport& report) noexcept override {
     OrderStamps& stamps = receiver_.stamps_of(order_sequence);
     stamps.handled = ticks();
     const Status status = receiver_.send(session_index, order_sequence, report);
@@ -251,15 +251,10 @@ void Gateway::Receiver::dispatch_around_refused(std::uint32_t count) noexcept {
 }
 
 void Gateway::Receiver::reject(const wire::OrderRecord& order, Reason reason) noexcept {
-  wire::ExecutionReport report{};
-  report.cl_ord_id = order.block_words[0];  // the first field of every order message
-  report.price = kNoPrice;
-  report.exec_type = reason == Reason::kStale ? ExecType::kExpired : ExecType::kRejected;
-  report.ord_status = reason == Reason::kStale ? OrdStatus::kExpired : OrdStatus::kRejected;
-  report.reason = reason;
   counters_.orders_rejected.add();
   sessions_[order.session_index]->rejected_counter.add();
-  (void)send(order.session_index, order.sequence, report);  // full goes to the backlog
+  // Full goes to the backlog.
+  (void)send(order.session_index, order.sequence, rejection_of(order, reason));
 }
 
 // Nothing can be refused in a message the gateway cannot read; a journal failure is counted.
@@ -280,16 +275,17 @@ std::uint32_t Gateway::Receiver::take_opaque(GatewaySession& session, Status* st
 }
 
 Status Gateway::Receiver::send(std::uint32_t session_index, std::uint64_t order_sequence,
-                               wire::ExecutionReport report) noexcept {
+                               const wire::ExecutionReport& report) noexcept {
   if (session_index >= sessions_.size() || sessions_[session_index]->opaque) {
     return Status::kInvalid;
   }
   GatewaySession& session = *sessions_[session_index];
-  report.order_sequence_low = static_cast<std::uint32_t>(order_sequence);
   wire::Slot64 slot;
   const wire::MessageHeader header = wire::header_of(wire::TemplateId::kExecutionReport);
   std::memcpy(&slot.words[0], &header, sizeof header);
   wire::copy_block(report, slot.words + 1);
+  slot.words[6] = wire::pack_word(static_cast<std::uint32_t>(order_sequence),
+                                  static_cast<std::uint32_t>(slot.words[6] >> 32));
   return send_slot(session, slot.words, wire::kHeaderBytes + wire::kBlockBytes);
 }
 

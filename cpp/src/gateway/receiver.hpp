@@ -139,7 +139,7 @@ class Gateway::Receiver final : public ReportSink {
   void drain_all() noexcept;
 
   Status send(std::uint32_t session_index, std::uint64_t order_sequence,
-              wire::ExecutionReport report) noexcept override;
+              const wire::ExecutionReport& report) noexcept override;
   Status send_message(std::uint32_t session_index,
                       std::span<const std::byte> message) noexcept override;
 

@@ -1,6 +1,5 @@
 // Says yes to everything: one report a request, none unasked. It keeps no state, so it knows no
-// order ids (order_id is 0) and takes every cancel for a whole one (leaves 0); the quantity of a
-// confirmed cancel is the one asked for (0: whole order), of a mass cancel 0.
+// order ids (order_id is 0).
 #include "gateway/handlers/reports.hpp"
 #include "rdmaorder/handler.hpp"
 
@@ -8,35 +7,52 @@ namespace rdmaorder {
 namespace {
 
 using gateway::make_report;
-using gateway::make_unknown_template_report;
 
 template <typename Request>
 wire::ExecutionReport accept_open(const Request& request, ExecType type) noexcept {
-  auto report = make_report(request.cl_ord_id, type, OrdStatus::kNew);
-  report.price = request.price;
-  report.quantity = request.quantity;
-  report.leaves_quantity = request.quantity;
-  return report;
+  // All fields at once: words stored whole can be read back whole (wire::copy_block).
+  return {.cl_ord_id = request.cl_ord_id,
+          .order_id = 0,
+          .price = request.price,
+          .quantity = request.quantity,
+          .leaves_quantity = request.quantity,
+          .order_sequence_low = 0,
+          .exec_type = type,
+          .ord_status = OrdStatus::kNew,
+          .reason = Reason::kNone,
+          .flags = 0};
 }
 
-wire::ExecutionReport answer(const wire::OrderRecord& order) noexcept {
-  switch (static_cast<wire::TemplateId>(order.template_id)) {
+}  // namespace
+
+wire::ExecutionReport acceptance_of(const wire::OrderRecord& request) noexcept {
+  switch (static_cast<wire::TemplateId>(request.template_id)) {
     case wire::TemplateId::kNewOrder:
-      return accept_open(order.new_order, ExecType::kNew);
+      return accept_open(request.new_order, ExecType::kNew);
     case wire::TemplateId::kReplaceOrder:
-      return accept_open(order.replace_order, ExecType::kReplaced);
+      return accept_open(request.replace_order, ExecType::kReplaced);
     case wire::TemplateId::kCancelOrder: {
       auto report =
-          make_report(order.cancel_order.cl_ord_id, ExecType::kCanceled, OrdStatus::kCanceled);
-      report.quantity = order.cancel_order.quantity;
+          make_report(request.cancel_order.cl_ord_id, ExecType::kCanceled, OrdStatus::kCanceled);
+      report.quantity = request.cancel_order.quantity;
       return report;
     }
     case wire::TemplateId::kMassCancel:
-      return make_report(order.mass_cancel.cl_ord_id, ExecType::kCanceled, OrdStatus::kCanceled);
+      return make_report(request.mass_cancel.cl_ord_id, ExecType::kCanceled, OrdStatus::kCanceled);
     default:
-      return make_unknown_template_report(order);
+      return rejection_of(request, Reason::kUnknownTemplate);
   }
 }
+
+wire::ExecutionReport rejection_of(const wire::OrderRecord& request, Reason reason) noexcept {
+  const bool stale = reason == Reason::kStale;
+  // The first word of every request block is its cl_ord_id; of a message of another schema it is as
+  // good a name as any.
+  return make_report(request.block_words[0], stale ? ExecType::kExpired : ExecType::kRejected,
+                     stale ? OrdStatus::kExpired : OrdStatus::kRejected, reason);
+}
+
+namespace {
 
 class AcceptHandler final : public Handler {
  public:
@@ -48,7 +64,7 @@ class AcceptHandler final : public Handler {
   void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept override {
     for (const auto& order : orders) {
       // A report the strategy cannot take now is in the journal; there is nothing to undo.
-      static_cast<void>(sink.send(order.session_index, order.sequence, answer(order)));
+      static_cast<void>(sink.send(order.session_index, order.sequence, acceptance_of(order)));
     }
   }
 };

@@ -20,12 +20,4 @@ namespace rdmaorder::gateway {
   return report;
 }
 
-/// Refusal of a message that is none of this schema's requests. Every request block begins with
-/// its cl_ord_id; of a message of another schema the first word is as good a name as any.
-[[nodiscard]] inline wire::ExecutionReport make_unknown_template_report(
-    const wire::OrderRecord& order) noexcept {
-  return make_report(order.block_words[0], ExecType::kRejected, OrdStatus::kRejected,
-                     Reason::kUnknownTemplate);
-}
-
 }  // namespace rdmaorder::gateway

@@ -164,7 +164,7 @@ class VenueHandler final : public Handler {
       case TemplateId::kMassCancel:
         return apply_mass_cancel(record, sink);
       default:
-        return send(record, gateway::make_unknown_template_report(record), sink);
+        return send(record, rejection_of(record, Reason::kUnknownTemplate), sink);
     }
   }
 
@@ -240,7 +240,7 @@ class VenueHandler final : public Handler {
   void apply_mass_cancel(const OrderRecord& record, ReportSink& sink) noexcept {
     const auto& request = record.mass_cancel;
     if (!is_known(request.scope)) {
-      return send(record, gateway::make_unknown_template_report(record), sink);
+      return send(record, rejection_of(record, Reason::kUnknownTemplate), sink);
     }
     std::int64_t cancelled_count = 0;
     OrderIndex next = gateway::kNeverSeen;
