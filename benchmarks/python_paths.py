@@ -102,7 +102,7 @@ def run(build: Path, cpus: tuple[int, int], repeats: int, run_s: float) -> None:
     scenarios: list[tuple[str, str, tuple[str, ...], int, Measure]] = [
         ("python_to_cpp", "accept", (), 256, round_trips),
         ("python_to_cpp_journal", "accept", ("--journal", "J", "--sync", "none"), 256, round_trips),
-        ("python_both_ends", "benchmarks.handlers:Accept", (), 256, round_trips),
+        ("python_both_ends", "rdmaorder.pingpong.handler:Accept", (), 256, round_trips),
         ("python_batches", "null", (), 4096, batches),
     ]
     with ExitStack() as stack:

@@ -6,7 +6,7 @@ exceptions in :mod:`rdmaorder.errors`; the names used most are here.
 """
 
 from rdmaorder import errors, messages
-from rdmaorder._core import __version__
+from rdmaorder._core import Order, __version__
 from rdmaorder.errors import (
     BackPressure,
     ConfigError,
@@ -67,6 +67,7 @@ __all__ = [
     "NotConnected",
     "OrdStatus",
     "OrdType",
+    "Order",
     "RdmaOrderError",
     "Reason",
     "Refused",

@@ -403,6 +403,7 @@ class GatewayCore {
 }  // namespace
 
 void bind_gateway(py::module_& m) {
+  add_order_type(m);
   py::class_<GatewayCore>(m, "GatewayCore",
                           "The gateway's native half; rdmaorder.Gateway is the public one.")
       .def(py::init<const py::dict&, const py::object&>(), py::arg("settings"), py::arg("handler"))

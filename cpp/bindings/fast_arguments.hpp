@@ -190,4 +190,19 @@ RDMAORDER_ALWAYS_INLINE bool parse(PyObject* const* args, Py_ssize_t count, PyOb
   return parse_each<Call>(args, positional, values, std::make_index_sequence<kCount>{});
 }
 
+/// Once for each Call, when the module is made.
+template <class Call>
+void intern_names() {
+  for (std::size_t i = 0; i < Call::signature.count; ++i) {
+    Call::names[i] = PyUnicode_InternFromString(Call::signature.arguments[i].name);
+  }
+}
+
+/// For a PyMethodDef.
+inline constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
+template <class F>
+PyCFunction as_method(F function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
 }  // namespace rdmaorder::bindings

@@ -359,13 +359,6 @@ void session_dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
-template <class F>
-PyCFunction as_method(F function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
-constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
-
 PyMethodDef g_methods[] = {
     {"new_order", as_method(&send_call<NewOrderCall>), kFast,
      "new_order($self, cl_ord_id, instrument, side, price, quantity, account=0, ord_type=2,\n"
@@ -425,13 +418,6 @@ PyType_Slot g_slots[] = {
 
 PyType_Spec g_spec = {"rdmaorder._core.SessionCore", sizeof(SessionObject), 0,
                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, g_slots};
-
-template <class Call>
-void intern_names() {
-  for (std::size_t i = 0; i < Call::signature.count; ++i) {
-    Call::names[i] = PyUnicode_InternFromString(Call::signature.arguments[i].name);
-  }
-}
 
 }  // namespace
 

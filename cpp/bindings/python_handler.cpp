@@ -22,18 +22,29 @@ static_assert(sizeof(HandlerReport) == 64 && offsetof(HandlerReport, session_ind
 constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_OWNDATA_ |
                        py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
+py::object method_of(const py::object& object, const char* name) {
+  return py::getattr(object, name, py::none());
+}
+
 }  // namespace
 
 PythonHandler::PythonHandler(py::object object)
-    : on_orders_(object.attr("on_orders")),
-      recover_(py::hasattr(object, "recover") ? py::object(object.attr("recover")) : py::none()),
-      on_idle_(py::hasattr(object, "on_idle") ? py::object(object.attr("on_idle")) : py::none()),
+    : on_order_(method_of(object, "on_order")),
+      on_orders_(method_of(object, "on_orders")),
+      recover_(method_of(object, "recover")),
+      on_idle_(method_of(object, "on_idle")),
       order_dtype_(from_messages("ORDER_RECORD")),
       report_dtype_(from_messages("HANDLER_REPORT")),
       idle_interval_ticks_(TickRate::get().from_ns(kIdleIntervalNs)) {}
 
-PythonHandler::Turn::Turn(PythonHandler& handler)
-    : kept_(handler.thread_state_ != nullptr && handler.thread_ == std::this_thread::get_id()) {
+PythonHandler::Turn::Turn(PythonHandler& handler, ReportSink& sink)
+    : desk_(*handler.desk_),
+      kept_(handler.thread_state_ != nullptr && handler.thread_ == std::this_thread::get_id()) {
+  take_gil(handler);
+  desk_ = {&sink, std::this_thread::get_id()};
+}
+
+void PythonHandler::Turn::take_gil(PythonHandler& handler) {
   if (RDMAORDER_LIKELY(kept_)) {
     PyEval_RestoreThread(handler.thread_state_);
     return;
@@ -49,6 +60,7 @@ PythonHandler::Turn::Turn(PythonHandler& handler)
 }
 
 PythonHandler::Turn::~Turn() {
+  desk_.sink = nullptr;
   if (RDMAORDER_LIKELY(kept_)) {
     (void)PyEval_SaveThread();
   } else {
@@ -69,17 +81,19 @@ PythonHandler::~PythonHandler() {
     PyThreadState_Clear(thread_state_);
     PyThreadState_Delete(thread_state_);
   }
+  on_order_ = py::object();
   on_orders_ = py::object();
   recover_ = py::object();
   on_idle_ = py::object();
   single_ = py::object();
+  order_ = py::object();
   order_dtype_ = py::object();
   report_dtype_ = py::object();
 }
 
 void PythonHandler::recover(std::span<const wire::OrderRecord> in_doubt,
                             ReportSink& sink) noexcept {
-  const Turn turn(*this);
+  const Turn turn(*this, sink);
   if (recover_.is_none()) return;
   try {
     const py::array batch = array_for(in_doubt.size());
@@ -92,7 +106,11 @@ void PythonHandler::recover(std::span<const wire::OrderRecord> in_doubt,
 
 void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,
                               ReportSink& sink) noexcept {
-  const Turn turn(*this);
+  const Turn turn(*this, sink);
+  if (!on_order_.is_none() && (orders.size() == 1 || on_orders_.is_none())) {
+    for (const wire::OrderRecord& order : orders) on_order(order, sink);
+    return;
+  }
   try {
     // A copy: the handler may keep the batch, the receiver's buffer is used again at once.
     const py::array batch = array_for(orders.size());
@@ -102,14 +120,29 @@ void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,
     keep_error(error.what());
   }
   for (const wire::OrderRecord& order : orders) {
-    wire::ExecutionReport report{};
-    report.cl_ord_id = order.block_words[0];
-    report.price = kNoPrice;
-    report.exec_type = ExecType::kRejected;
-    report.ord_status = OrdStatus::kRejected;
-    report.reason = Reason::kHandlerFailed;
-    (void)sink.send(order.session_index, order.sequence, report);
+    (void)sink.send(order.session_index, order.sequence,
+                    rejection_of(order, Reason::kHandlerFailed));
   }
+}
+
+// An answer that was sent before the handler raised stands.
+void PythonHandler::on_order(const wire::OrderRecord& record, ReportSink& sink) {
+  bool answered = false;
+  try {
+    OrderObject& order = object_for(record);
+    const auto result = py::reinterpret_steal<py::object>(
+        PyObject_CallOneArg(on_order_.ptr(), reinterpret_cast<PyObject*>(&order)));
+    answered = order.answered;
+    if (!result) throw py::error_already_set();
+    if (RDMAORDER_LIKELY(result.is_none())) return;
+    keep_error("on_order must return None (order.accept() and its like answer), not " +
+               py::repr(py::type::of(result)).cast<std::string>());
+  } catch (const std::exception& error) {
+    keep_error(error.what());
+  }
+  if (answered) return;
+  (void)sink.send(record.session_index, record.sequence,
+                  rejection_of(record, Reason::kHandlerFailed));
 }
 
 void PythonHandler::on_idle(ReportSink& sink) noexcept {
@@ -117,12 +150,22 @@ void PythonHandler::on_idle(ReportSink& sink) noexcept {
   const std::uint64_t now = ticks();
   if (now < next_idle_ticks_) return;
   next_idle_ticks_ = now + idle_interval_ticks_;
-  const Turn turn(*this);
+  const Turn turn(*this, sink);
   try {
     (void)forward(on_idle_(), sink);
   } catch (const std::exception& error) {
     keep_error(error.what());
   }
+}
+
+// The last one is taken again when the handler kept no reference to it.
+OrderObject& PythonHandler::object_for(const wire::OrderRecord& order) {
+  if (RDMAORDER_UNLIKELY(!order_ || Py_REFCNT(order_.ptr()) != 1)) {
+    order_ = make_order_object(desk_);
+  }
+  auto& object = *reinterpret_cast<OrderObject*>(order_.ptr());
+  set_order(object, order);
+  return object;
 }
 
 // Making an array costs as much as a small handler, and most batches are of one order: its array is

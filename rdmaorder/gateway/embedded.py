@@ -13,17 +13,35 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rdmaorder import _core
+from rdmaorder._core import Order
 from rdmaorder.errors import ConfigError
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.server import ControlServer
 from rdmaorder.messages import MassCancelScope, Reason, Records
 
-__all__ = ["Gateway", "PythonHandler"]
+__all__ = ["Gateway", "OrderHandler", "PythonHandler"]
 
 _log = logging.getLogger(__name__)
 
 _BUILT_IN_HANDLERS = ("accept", "venue", "null")
 _FAILURE_CHECK_S = 0.02
+
+
+class OrderHandler(Protocol):
+    """A handler written in Python that takes orders one by one: the shorter way for a lone order.
+
+    It may have the other methods of :class:`PythonHandler` too. With both ``on_order`` and
+    ``on_orders`` a lone order goes to the first, several picked up together to the second.
+    """
+
+    def on_order(self, order: Order) -> None:
+        """Takes one request, which is in the journal, and answers it by its methods
+        (``order.accept()``, ``order.reject(reason)``, ``order.report(…)``; each sends its report at
+        once) or leaves that to a later call.
+
+        ``order`` may be kept, and answered in any later call of the handler. An exception rejects
+        the order (Reason.HANDLER_FAILED) unless it was answered before.
+        """
 
 
 class PythonHandler(Protocol):
@@ -54,7 +72,8 @@ class Gateway:
     """Receives orders of many sessions. ``rdmaorder gateway`` is this class with a command line.
 
     ``handler``: ``"accept"``, ``"venue"``, ``"null"`` (takes and says nothing),
-    ``"package.module:Class"`` or an object with ``on_orders`` (:class:`PythonHandler`). Further
+    ``"package.module:Class"`` or an object with ``on_order`` (:class:`OrderHandler`) or
+    ``on_orders`` (:class:`PythonHandler`). Further
     keywords are settings of :class:`GatewayConfig` and override those of ``config``.
 
     The receiver is a native thread; the control server an asyncio loop in a thread of its own. A
@@ -65,7 +84,7 @@ class Gateway:
         self,
         config: GatewayConfig | None = None,
         *,
-        handler: str | PythonHandler | None = None,
+        handler: str | PythonHandler | OrderHandler | None = None,
         **settings: Any,
     ) -> None:
         self.config = (config or GatewayConfig()).with_overrides(**settings)
@@ -77,8 +96,8 @@ class Gateway:
         if isinstance(chosen, str):
             if chosen not in _BUILT_IN_HANDLERS:
                 chosen = _load_handler(chosen)
-        elif not callable(getattr(chosen, "on_orders", None)):
-            raise ConfigError(f"handler: {self.handler_name} has no method on_orders")
+        else:
+            _check_handler(chosen, f"handler: {self.handler_name}")
         self._core = _core.GatewayCore(_core_settings(self.config, self.counters_path), chosen)
         self._tell_in_doubt(chosen)
         self._server: ControlServer | None = None
@@ -275,7 +294,9 @@ class Gateway:
             if error != seen_error:
                 seen_error = error
                 _log.error(
-                    "handler %s raised; its batch was rejected:\n%s", self.handler_name, error
+                    "handler %s raised; what it had not answered was rejected:\n%s",
+                    self.handler_name,
+                    error,
                 )
 
 
@@ -317,16 +338,22 @@ def _default_counters_path(listen_path: str | None) -> str:
     return str(folder / f"rdmaorder-{os.geteuid()}-{name}-{os.getpid()}.counters")
 
 
-def _load_handler(text: str) -> PythonHandler:
+def _check_handler(handler: object, name: str) -> None:
+    if not any(callable(getattr(handler, method, None)) for method in ("on_order", "on_orders")):
+        raise ConfigError(f"{name} has no method on_order or on_orders")
+
+
+def _load_handler(text: str) -> PythonHandler | OrderHandler:
     module_name, _, class_name = text.partition(":")
     if not module_name or not class_name:
         raise ConfigError(
             f"[gateway] handler = {text!r}: give accept, venue, null or package.module:Class"
         )
     try:
-        made: PythonHandler = getattr(importlib.import_module(module_name), class_name)()
+        made: PythonHandler | OrderHandler = getattr(
+            importlib.import_module(module_name), class_name
+        )()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"[gateway] handler = {text!r}: {error}") from error
-    if not callable(getattr(made, "on_orders", None)):
-        raise ConfigError(f"[gateway] handler = {text!r}: {class_name} has no method on_orders")
+    _check_handler(made, f"[gateway] handler = {text!r}: {class_name}")
     return made

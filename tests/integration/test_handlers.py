@@ -214,7 +214,7 @@ def test_a_handler_that_raises_rejects_its_batch_and_the_gateway_goes_on(
     def logged() -> bool:
         return any(
             record.levelno == logging.ERROR
-            and record.message.startswith("handler Answering raised; its batch was rejected:")
+            and record.message.startswith("handler Answering raised; what it had not answered was")
             and "no idea what to do with order 2" in record.message
             for record in caplog.records
         )
@@ -277,7 +277,9 @@ def test_an_on_idle_that_raises_is_told_and_orders_go_on(
 
 
 def test_what_is_no_handler_is_refused_at_the_start(start_gateway: StartGateway) -> None:
-    with pytest.raises(ro.ConfigError, match=r"^handler: object has no method on_orders$"):
+    with pytest.raises(
+        ro.ConfigError, match=r"^handler: object has no method on_order or on_orders$"
+    ):
         start_gateway(handler=object())
 
 
@@ -287,7 +289,7 @@ def test_what_is_no_handler_is_refused_at_the_start(start_gateway: StartGateway)
         ("venu", "give accept, venue, null or package.module:Class"),
         ("no_such_module:Handler", "No module named 'no_such_module'"),
         ("collections:NoSuchClass", "has no attribute 'NoSuchClass'"),
-        ("collections:OrderedDict", "OrderedDict has no method on_orders"),
+        ("collections:OrderedDict", "OrderedDict has no method on_order or on_orders"),
     ],
 )
 def test_a_handler_name_that_leads_nowhere_is_told(
