@@ -291,9 +291,13 @@ bool is_pristine(const SessionState& state, PyObject* array, std::size_t count) 
 /// and there is nothing to fill).
 PyObject* report_array(SessionState& state, std::size_t count) {
   const bool recyclable = count <= SessionState::kRecycledCount;
-  if (recyclable && state.recycled[count]) {
-    PyObject* array = state.recycled[count].ptr();
-    if ((count == 0 || Py_REFCNT(array) == 1) && is_pristine(state, array, count)) {
+  if (recyclable) {
+    for (const py::object& kept : state.recycled[count]) {
+      PyObject* array = kept.ptr();
+      if (array == nullptr || (count != 0 && Py_REFCNT(array) != 1) ||
+          !is_pristine(state, array, count)) {
+        continue;
+      }
       std::memcpy(py::detail::array_proxy(array)->data, state.scratch.data(),
                   count * sizeof(wire::ReportRecord));
       Py_INCREF(array);
@@ -302,7 +306,11 @@ PyObject* report_array(SessionState& state, std::size_t count) {
   }
   py::array array(py::reinterpret_borrow<py::dtype>(state.report_dtype), count);
   std::memcpy(array.mutable_data(), state.scratch.data(), count * sizeof(wire::ReportRecord));
-  if (recyclable) state.recycled[count] = array;
+  if (recyclable) {
+    auto& [older, newer] = state.recycled[count];
+    older = std::move(newer);
+    newer = array;
+  }
   return array.release().ptr();
 }
 

@@ -20,10 +20,12 @@ struct SessionState {
   std::uint64_t send_timeout_ns = 0;
   bool busy = false;
 
-  /// poll() returns arrays of exactly n records. Small ones are recycled: when nobody holds the one
-  /// handed out last (its reference count is ours alone), it is filled again instead of allocated.
+  /// poll() returns arrays of exactly n records. Small ones are recycled: when nobody holds one
+  /// that was handed out (its reference count is ours alone), it is filled again instead of
+  /// allocated. Two of each size, because a loop variable goes on holding the last record of the
+  /// poll before.
   static constexpr std::size_t kRecycledCount = 16;
-  std::array<pybind11::object, kRecycledCount + 1> recycled;
+  std::array<std::array<pybind11::object, 2>, kRecycledCount + 1> recycled;
   pybind11::object report_dtype;
   std::vector<wire::ReportRecord> scratch;
 };

@@ -20,7 +20,9 @@ CPP_FILTER = "VerbsDevice*"
 INSIDE = (
     "tests/rdma/inside",
     "tests/integration/test_session.py",
+    "tests/integration/test_polled_arrays.py",
     "tests/integration/test_handlers.py",
+    "tests/integration/test_order_handlers.py",
     "tests/integration/test_gateway_process.py",
     "tests/integration/test_bad_input.py",
     "tests/integration/test_order_values.py",
