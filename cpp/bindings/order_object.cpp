@@ -102,8 +102,7 @@ PyObject* answer(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObje
 PyObject* repr(PyObject* self) {
   const OrderObject& order = order_of(self);
   return PyUnicode_FromFormat(
-      "<rdmaorder.Order template_id=%u session_index=%u sequence=%llu "
-      "cl_ord_id=%llu>",
+      "<rdmaorder.Order template_id=%u session_index=%u sequence=%llu cl_ord_id=%llu>",
       unsigned{order.record.template_id}, order.record.session_index,
       static_cast<unsigned long long>(order.record.sequence),
       static_cast<unsigned long long>(order.cl_ord_id));
@@ -119,9 +118,8 @@ void dealloc(PyObject* self) {
 PyMethodDef g_methods[] = {
     {"accept", as_method(&answer<AcceptCall>), kFast,
      "accept($self, order_id=0)\n--\n\n"
-     "Grant the request: a new order or a replace as it stands, a cancel as confirmed. order_id "
-     "is\n"
-     "the handler's name for the order, 0 for none."},
+     "Grant the request: a new order or a replace as it stands, a cancel as confirmed.\n"
+     "order_id is the handler's name for the order, 0 for none."},
     {"reject", as_method(&answer<RejectCall>), kFast,
      "reject($self, reason)\n--\n\nRefuse the request; reason is a Reason other than NONE."},
     {"report", as_method(&answer<ReportCall>), kFast,

@@ -22,8 +22,10 @@ static_assert(sizeof(HandlerReport) == 64 && offsetof(HandlerReport, session_ind
 constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_OWNDATA_ |
                        py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
+/// None where there is no such method.
 py::object method_of(const py::object& object, const char* name) {
-  return py::getattr(object, name, py::none());
+  py::object found = py::getattr(object, name, py::none());
+  return PyCallable_Check(found.ptr()) != 0 ? found : py::none();
 }
 
 }  // namespace
