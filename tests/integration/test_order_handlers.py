@@ -220,10 +220,20 @@ def test_an_order_is_not_answered_outside_the_calls_of_its_handler(
     assert len(session.poll()) == 0
     session.close()
     gateway.stop()
-    del gateway
-    with pytest.raises(RuntimeError, match=r"^report: orders are answered"):
-        kept[0].report(ro.ExecType.NEW, ro.OrdStatus.NEW)
-    assert kept[0].cl_ord_id == 1
+    # A thread made now may well be given the id of the receiver's, which has ended.
+    order_of_the_dead = kept[0]
+
+    def answer_the_dead() -> None:
+        with pytest.raises(RuntimeError, match=r"^report: orders are answered"):
+            order_of_the_dead.report(ro.ExecType.NEW, ro.OrdStatus.NEW)
+        told.append("after the end")
+
+    for _ in range(4):
+        late = threading.Thread(target=answer_the_dead)
+        late.start()
+        late.join()
+    assert told[1:] == ["after the end"] * 4
+    assert order_of_the_dead.cl_ord_id == 1
 
 
 # -- bad handlers ------------------------------------------------------------------------------
