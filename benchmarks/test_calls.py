@@ -136,7 +136,8 @@ def test_new_order_positional(benchmark: Benchmark, session: ro.Session) -> None
 
 def test_new_order_amid_other_work(benchmark: Benchmark, session: ro.Session) -> None:
     """Back to back, every call waits until the slot of the one before has come over from the
-    processor that polls it (stores leave in order); behind other work it does not.
+    processor that polls it (stores leave in order); other work hides some of that wait, as long as
+    its own stores find room behind the slot's.
 
     ``added_ns``: what the order adds to that work, the median of each round's difference to the
     same work done just before it, for an interpreter is now faster, now slower on shared hosts.

@@ -62,7 +62,7 @@ struct ReportCall {
                    static_cast<long long>(v[0]), static_cast<long long>(v[1]));
       return false;
     }
-    *report = {.cl_ord_id = order.cl_ord_id,
+    *report = {.cl_ord_id = order.record.block_words[0],
                .order_id = static_cast<std::uint64_t>(v[5]),
                .price = v[2],
                .quantity = v[3],
@@ -105,7 +105,7 @@ PyObject* repr(PyObject* self) {
       "<rdmaorder.Order template_id=%u session_index=%u sequence=%llu cl_ord_id=%llu>",
       unsigned{order.record.template_id}, order.record.session_index,
       static_cast<unsigned long long>(order.record.sequence),
-      static_cast<unsigned long long>(order.cl_ord_id));
+      static_cast<unsigned long long>(order.record.block_words[0]));
 }
 
 void dealloc(PyObject* self) {
@@ -135,19 +135,22 @@ PyMemberDef g_members[] = {
                     "1 new order, 2 replace, 3 cancel, 4 mass cancel"),
     RDMAORDER_FIELD("session_index", T_UINT, record.session_index, "number of the session"),
     RDMAORDER_FIELD("sequence", T_ULONGLONG, record.sequence, "of the request in its session"),
-    RDMAORDER_FIELD("cl_ord_id", T_ULONGLONG, cl_ord_id, "of the request"),
-    RDMAORDER_FIELD("orig_cl_ord_id", T_ULONGLONG, orig_cl_ord_id, "replace, cancel: the order"),
-    RDMAORDER_FIELD("price", T_LONGLONG, price, "mantissa; NO_PRICE: market order, cancels"),
-    RDMAORDER_FIELD("quantity", T_LONGLONG, quantity, "cancel: to take off, 0 the whole order"),
-    RDMAORDER_FIELD("stale_after_ns", T_ULONGLONG, stale_after_ns, "CLOCK_REALTIME, 0 never"),
-    RDMAORDER_FIELD("instrument", T_UINT, instrument, "number of the instrument"),
-    RDMAORDER_FIELD("account", T_UINT, account, "number of the account"),
-    RDMAORDER_FIELD("smp_id", T_UINT, smp_id, "SelfMatchPreventionID of a new order"),
-    RDMAORDER_FIELD("side", T_UBYTE, side, "BUY or SELL; 0: a mass cancel of both"),
-    RDMAORDER_FIELD("ord_type", T_UBYTE, ord_type, "OrdType; 0: a cancel"),
-    RDMAORDER_FIELD("time_in_force", T_UBYTE, time_in_force, "TimeInForce"),
-    RDMAORDER_FIELD("scope", T_UBYTE, scope, "MassCancelScope; 0: no mass cancel"),
-    RDMAORDER_FIELD("flags", T_UBYTE, flags, "FLAG_POSS_RESEND and others"),
+    RDMAORDER_FIELD("cl_ord_id", T_ULONGLONG, record.block_words, "of the request"),
+    RDMAORDER_FIELD("orig_cl_ord_id", T_ULONGLONG, fields.orig_cl_ord_id,
+                    "replace, cancel: the order"),
+    RDMAORDER_FIELD("price", T_LONGLONG, fields.price, "mantissa; NO_PRICE: market order, cancels"),
+    RDMAORDER_FIELD("quantity", T_LONGLONG, fields.quantity,
+                    "cancel: to take off, 0 the whole order"),
+    RDMAORDER_FIELD("stale_after_ns", T_ULONGLONG, fields.stale_after_ns,
+                    "CLOCK_REALTIME, 0 never"),
+    RDMAORDER_FIELD("instrument", T_UINT, fields.instrument, "number of the instrument"),
+    RDMAORDER_FIELD("account", T_UINT, fields.account, "number of the account"),
+    RDMAORDER_FIELD("smp_id", T_UINT, fields.smp_id, "SelfMatchPreventionID of a new order"),
+    RDMAORDER_FIELD("side", T_UBYTE, fields.side, "BUY or SELL; 0: a mass cancel of both"),
+    RDMAORDER_FIELD("ord_type", T_UBYTE, fields.ord_type, "OrdType; 0: a cancel"),
+    RDMAORDER_FIELD("time_in_force", T_UBYTE, fields.time_in_force, "TimeInForce"),
+    RDMAORDER_FIELD("scope", T_UBYTE, fields.scope, "MassCancelScope; 0: no mass cancel"),
+    RDMAORDER_FIELD("flags", T_UBYTE, fields.flags, "FLAG_POSS_RESEND and others"),
     {nullptr, 0, 0, 0, nullptr}};
 #undef RDMAORDER_FIELD
 
@@ -160,6 +163,31 @@ PyType_Slot g_slots[] = {{Py_tp_doc, const_cast<char*>("A request, for a handler
 
 PyType_Spec g_spec = {"rdmaorder._core.Order", sizeof(OrderObject), 0,
                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, g_slots};
+
+/// What the kind of request has.
+template <class Request>
+void take_fields(const Request& request, OrderFields& fields) noexcept {
+  fields.instrument = request.instrument;
+  fields.side = static_cast<std::uint8_t>(request.side);
+  fields.flags = request.flags;
+  if constexpr (requires { request.orig_cl_ord_id; }) {
+    fields.orig_cl_ord_id = request.orig_cl_ord_id;
+  }
+  if constexpr (requires { request.price; }) {
+    fields.price = request.price;
+    fields.ord_type = static_cast<std::uint8_t>(request.ord_type);
+    fields.time_in_force = static_cast<std::uint8_t>(request.time_in_force);
+  }
+  if constexpr (requires { request.quantity; }) {
+    fields.quantity = request.quantity;
+    fields.stale_after_ns = request.stale_after_ns;
+  }
+  if constexpr (requires { request.account; }) fields.account = request.account;
+  if constexpr (requires { request.smp_id; }) fields.smp_id = request.smp_id;
+  if constexpr (requires { request.scope; }) {
+    fields.scope = static_cast<std::uint8_t>(request.scope);
+  }
+}
 
 }  // namespace
 
@@ -184,60 +212,16 @@ py::object make_order_object(const std::shared_ptr<AnswerDesk>& desk) {
 void set_order(OrderObject& order, const wire::OrderRecord& record) noexcept {
   order.record = record;
   order.answered = false;
-  order.cl_ord_id = record.block_words[0];
-  order.orig_cl_ord_id = order.stale_after_ns = 0;
-  order.price = kNoPrice;
-  order.quantity = 0;
-  order.instrument = order.account = order.smp_id = 0;
-  order.side = order.ord_type = order.time_in_force = order.scope = order.flags = 0;
+  order.fields = {};
   switch (static_cast<wire::TemplateId>(record.template_id)) {
-    case wire::TemplateId::kNewOrder: {
-      const wire::NewOrder& request = record.new_order;
-      order.price = request.price;
-      order.quantity = request.quantity;
-      order.stale_after_ns = request.stale_after_ns;
-      order.instrument = request.instrument;
-      order.account = request.account;
-      order.smp_id = request.smp_id;
-      order.side = static_cast<std::uint8_t>(request.side);
-      order.ord_type = static_cast<std::uint8_t>(request.ord_type);
-      order.time_in_force = static_cast<std::uint8_t>(request.time_in_force);
-      order.flags = request.flags;
-      return;
-    }
-    case wire::TemplateId::kReplaceOrder: {
-      const wire::ReplaceOrder& request = record.replace_order;
-      order.orig_cl_ord_id = request.orig_cl_ord_id;
-      order.price = request.price;
-      order.quantity = request.quantity;
-      order.stale_after_ns = request.stale_after_ns;
-      order.instrument = request.instrument;
-      order.side = static_cast<std::uint8_t>(request.side);
-      order.ord_type = static_cast<std::uint8_t>(request.ord_type);
-      order.time_in_force = static_cast<std::uint8_t>(request.time_in_force);
-      order.flags = request.flags;
-      return;
-    }
-    case wire::TemplateId::kCancelOrder: {
-      const wire::CancelOrder& request = record.cancel_order;
-      order.orig_cl_ord_id = request.orig_cl_ord_id;
-      order.quantity = request.quantity;
-      order.stale_after_ns = request.stale_after_ns;
-      order.instrument = request.instrument;
-      order.account = request.account;
-      order.side = static_cast<std::uint8_t>(request.side);
-      order.flags = request.flags;
-      return;
-    }
-    case wire::TemplateId::kMassCancel: {
-      const wire::MassCancel& request = record.mass_cancel;
-      order.instrument = request.instrument;
-      order.account = request.account;
-      order.side = static_cast<std::uint8_t>(request.side);
-      order.scope = static_cast<std::uint8_t>(request.scope);
-      order.flags = request.flags;
-      return;
-    }
+    case wire::TemplateId::kNewOrder:
+      return take_fields(record.new_order, order.fields);
+    case wire::TemplateId::kReplaceOrder:
+      return take_fields(record.replace_order, order.fields);
+    case wire::TemplateId::kCancelOrder:
+      return take_fields(record.cancel_order, order.fields);
+    case wire::TemplateId::kMassCancel:
+      return take_fields(record.mass_cancel, order.fields);
     default:
       return;
   }

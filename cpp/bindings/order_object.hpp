@@ -17,17 +17,28 @@ struct AnswerDesk {
   std::thread::id thread;      ///< of the call
 };
 
+/// The fields that lie elsewhere in each kind of request; as here where it has none.
+struct OrderFields {
+  std::uint64_t orig_cl_ord_id = 0;
+  std::uint64_t stale_after_ns = 0;
+  std::int64_t price = kNoPrice;
+  std::int64_t quantity = 0;
+  std::uint32_t instrument = 0;
+  std::uint32_t account = 0;
+  std::uint32_t smp_id = 0;
+  std::uint8_t side = 0;
+  std::uint8_t ord_type = 0;
+  std::uint8_t time_in_force = 0;
+  std::uint8_t scope = 0;
+  std::uint8_t flags = 0;
+};
+
 /// The Python object. A copy: it may be kept, and answered in a later call.
 struct OrderObject {
   PyObject_HEAD wire::OrderRecord record;
   std::shared_ptr<AnswerDesk>* desk;
   bool answered;  ///< a report was sent
-
-  // What its attributes read, whatever the kind of request; 0 (price: kNoPrice) what it has not.
-  std::uint64_t cl_ord_id, orig_cl_ord_id, stale_after_ns;
-  std::int64_t price, quantity;
-  std::uint32_t instrument, account, smp_id;
-  std::uint8_t side, ord_type, time_in_force, scope, flags;
+  OrderFields fields;
 };
 
 /// Makes the type `Order` and adds it to the module.

@@ -28,6 +28,10 @@ py::object method_of(const py::object& object, const char* name) {
   return PyCallable_Check(found.ptr()) != 0 ? found : py::none();
 }
 
+void reject_unhandled(const wire::OrderRecord& order, ReportSink& sink) {
+  (void)sink.send(order.session_index, order.sequence, rejection_of(order, Reason::kHandlerFailed));
+}
+
 }  // namespace
 
 PythonHandler::PythonHandler(py::object object)
@@ -121,10 +125,7 @@ void PythonHandler::on_orders(std::span<const wire::OrderRecord> orders,
   } catch (const std::exception& error) {
     keep_error(error.what());
   }
-  for (const wire::OrderRecord& order : orders) {
-    (void)sink.send(order.session_index, order.sequence,
-                    rejection_of(order, Reason::kHandlerFailed));
-  }
+  for (const wire::OrderRecord& order : orders) reject_unhandled(order, sink);
 }
 
 // An answer that was sent before the handler raised stands.
@@ -142,9 +143,7 @@ void PythonHandler::on_order(const wire::OrderRecord& record, ReportSink& sink) 
   } catch (const std::exception& error) {
     keep_error(error.what());
   }
-  if (answered) return;
-  (void)sink.send(record.session_index, record.sequence,
-                  rejection_of(record, Reason::kHandlerFailed));
+  if (!answered) reject_unhandled(record, sink);
 }
 
 void PythonHandler::on_idle(ReportSink& sink) noexcept {

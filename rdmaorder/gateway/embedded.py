@@ -73,8 +73,8 @@ class Gateway:
 
     ``handler``: ``"accept"``, ``"venue"``, ``"null"`` (takes and says nothing),
     ``"package.module:Class"`` or an object with ``on_order`` (:class:`OrderHandler`) or
-    ``on_orders`` (:class:`PythonHandler`). Further
-    keywords are settings of :class:`GatewayConfig` and override those of ``config``.
+    ``on_orders`` (:class:`PythonHandler`). Further keywords are settings of
+    :class:`GatewayConfig` and override those of ``config``.
 
     The receiver is a native thread; the control server an asyncio loop in a thread of its own. A
     context manager: ``with Gateway(listen="shm:///run/user/0/gw.sock") as gateway: …``.
