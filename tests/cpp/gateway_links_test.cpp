@@ -351,7 +351,10 @@ TEST(GatewayLinks, LeaveStatusLinesToTheHeartbeatWherePutsAreCostly) {
 }
 
 TEST(GatewayLinks, TellPositionsWithTheHeartbeatWherePutsAreCostly) {
-  Rig rig;  // a beat each 0.1 ms
+  GatewayConfig config = test_config();
+  config.heartbeat_interval_ns = 5'000'000;
+  Rig rig(config);
+  const std::uint64_t start = ticks();
   Strategy costly = rig.connect("a", {.transport_depth = 16});
   ASSERT_EQ(costly.send(), Status::kOk);
   const std::uint64_t sent = costly.to_gateway->put_count();
@@ -360,6 +363,8 @@ TEST(GatewayLinks, TellPositionsWithTheHeartbeatWherePutsAreCostly) {
     (void)costly.poll();
     return costly.session->peer().applied == 1 && costly.to_gateway->put_count() > sent;
   }));
+  EXPECT_GE(TickRate::get().to_ns(ticks() - start), 8 * config.heartbeat_interval_ns)
+      << "reports are told of once in eight intervals";
 }
 
 // --- recovery -----------------------------------------------------------------------------------

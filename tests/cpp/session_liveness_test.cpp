@@ -45,6 +45,20 @@ TEST(Liveness, EndsInDeadWhenNoBeatComes) {
   EXPECT_EQ(gateway.send(), Status::kNotConnected);
 }
 
+// A look at the line delays the sight of a report, and the gateway's next write of the line.
+TEST(Liveness, IsSeldomTheBusinessOfAPollThatFindsNothing) {
+  PlayedGateway seldom({.heartbeat_interval_ns = kHour}), often;
+  seldom.beat();
+  often.beat();
+  wire::ReportRecord report;
+  for (int i = 0; i < 100'000; ++i) ASSERT_EQ(seldom.session->poll(&report, 1), 0U);
+  EXPECT_EQ(seldom.session->peer().heartbeat, 0U);
+  ASSERT_TRUE(eventually([&] {
+    (void)often.session->poll(&report, 1);
+    return often.session->peer().heartbeat == 1;
+  }));
+}
+
 TEST(Liveness, CountsBeatsAndNotLines) {
   PlayedGateway gateway({.suspect_after_ns = 5'000'000, .dead_after_ns = kHour});
   OwnState stuck;

@@ -167,7 +167,9 @@ class Session {
  private:
   static constexpr std::uint32_t kStampCount = 1U << 16;
   static constexpr std::uint32_t kEventCount = 256;
-  static constexpr std::uint32_t kIdlePollsPerCheck = 32;
+  static constexpr std::uint32_t kIdlePollsPerLook = 64;
+  /// Where puts are costly, positions of reports go back once in so many heartbeat intervals.
+  static constexpr std::uint64_t kIntervalsPerLine = 8;
 
   template <class Block>
   RDMAORDER_ALWAYS_INLINE Status try_message(wire::TemplateId id, const Block& block,
@@ -237,13 +239,15 @@ class Session {
   void push_event(const wire::SessionEvent& event) noexcept;
   void update_gate() noexcept;
   void publish() noexcept;
+  void start_clocks() noexcept;
 
   // hot
   std::uint32_t slot_bytes_;
   Status gate_ = Status::kOk;
   std::uint64_t last_check_ticks_ = 0;
-  std::uint64_t last_line_ticks_ = 0;  ///< of the last line that check_link_at put
-  std::uint64_t check_interval_ticks_ = 0;
+  std::uint64_t last_line_ticks_ = 0;            ///< of the last line that check_link_at put
+  std::uint64_t check_interval_ticks_ = 0;       ///< of sends
+  std::uint64_t idle_check_interval_ticks_ = 0;  ///< of polls that find nothing
   std::uint32_t idle_polls_ = 0;
   LinkState state_ = LinkState::kLive;
   SessionCounts counts_;  ///< `sent`: over earlier links; of this one the sequences tell
@@ -259,6 +263,9 @@ class Session {
   std::vector<std::uint64_t> wide_inbound_;  ///< reports in slots over 64 bytes
   std::uint64_t heartbeat_ = 0;              ///< own, told to the gateway
   std::uint64_t peer_heartbeat_ = 0;
+  std::uint64_t interval_ticks_ = 0;  ///< of the gateway's heartbeat
+  std::uint64_t suspect_after_ticks_ = 0;
+  std::uint64_t dead_after_ticks_ = 0;
   std::uint64_t last_alive_ticks_ = 0;
   std::uint64_t torn_since_ticks_ = 0;
   std::vector<wire::SessionEvent> events_;

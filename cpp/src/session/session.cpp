@@ -144,14 +144,17 @@ std::uint32_t Session::poll_slots(std::uint64_t* out, std::uint32_t max_count) n
 }
 
 // Credits go back lazily: at once when a quarter of the ring is owed, else in the first poll that
-// finds nothing, which is a moment in which the strategy waits anyway; where puts are costly once a
-// heartbeat interval instead (check_link_at).
+// finds nothing, which is a moment in which the strategy waits anyway; where puts are costly once
+// in kIntervalsPerLine heartbeat intervals instead (check_link_at).
 void Session::after_poll(std::uint32_t delivered, Status status) noexcept {
   counts_.reports += delivered;
   if (RDMAORDER_LIKELY(status == Status::kEmpty && delivered == 0)) {
     torn_since_ticks_ = 0;
     if (link_.unpublished_count() != 0 && !link_.is_put_costly()) publish();
-    if ((++idle_polls_ & (kIdlePollsPerCheck - 1)) == 0) check_link_at(ticks());
+    if ((++idle_polls_ & (kIdlePollsPerLook - 1)) == 0) {
+      const std::uint64_t now = ticks();
+      if (now - last_check_ticks_ > idle_check_interval_ticks_) check_link_at(now);
+    }
     return;
   }
   if (link_.unpublished_count() >= link_.reader().geometry().slot_count / 4) publish();

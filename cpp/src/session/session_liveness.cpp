@@ -21,7 +21,8 @@ void Session::check_link_at(std::uint64_t now) noexcept {
     return;
   }
   judge_heartbeat(now, since_last_check);
-  if (link_.unpublished_count() != 0 && now - last_line_ticks_ > 2 * check_interval_ticks_) {
+  if (link_.unpublished_count() != 0 &&
+      now - last_line_ticks_ > kIntervalsPerLine * interval_ticks_) {
     last_line_ticks_ = now;
     publish();
   }
@@ -36,23 +37,21 @@ std::uint64_t Session::line_age_ns() const noexcept {
 }
 
 void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept {
-  const std::uint64_t interval = rate_.from_ns(established_.heartbeat_interval_ns);
-  const std::uint64_t suspect_after = rate_.from_ns(config_.suspect_after_ns);
   if (link_.peer().heartbeat != peer_heartbeat_) {
     peer_heartbeat_ = link_.peer().heartbeat;
     // New beats prove life at some moment since the last look. When that was long ago, the time in
     // the line tells how old the newest beat is; if the clocks disagree about it the link counts as
     // suspect (never as dead) until another beat is seen.
     const bool recent =
-        since_last_check < suspect_after || line_age_ns() < config_.suspect_after_ns;
-    last_alive_ticks_ = recent ? now : now - suspect_after;
+        since_last_check < suspect_after_ticks_ || line_age_ns() < config_.suspect_after_ns;
+    last_alive_ticks_ = recent ? now : now - suspect_after_ticks_;
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
-  if (silent > interval + interval / 2) {  // one beat is late: is the process gone?
+  if (silent > interval_ticks_ + interval_ticks_ / 2) {  // one beat is late: is the process gone?
     ask_socket();
     if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
   }
-  if (silent < std::min(3 * interval, suspect_after)) {
+  if (silent < std::min(3 * interval_ticks_, suspect_after_ticks_)) {
     if (state_ == LinkState::kSuspect) {
       state_ = LinkState::kLive;
       tell(SessionEventKind::kLive);
@@ -60,10 +59,10 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
     }
     return;
   }
-  if (silent >= rate_.from_ns(config_.dead_after_ns)) {
+  if (silent >= dead_after_ticks_) {
     fail(LinkState::kDead, "no heartbeat from the gateway for " +
                                std::to_string(rate_.to_ns(silent) / 1'000'000) + " ms");
-  } else if (silent >= suspect_after && state_ == LinkState::kLive) {
+  } else if (silent >= suspect_after_ticks_ && state_ == LinkState::kLive) {
     state_ = LinkState::kSuspect;
     tell(SessionEventKind::kSuspect);
     cause_ = "no heartbeat from the gateway for " +

@@ -99,12 +99,22 @@ Session::Session(const SessionConfig& config, control::Established established,
       wide_slot_(slot_bytes_ / 8, 0),
       wide_inbound_(slot_bytes_ / 8, 0),
       events_(kEventCount) {
-  check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
-  last_check_ticks_ = ticks();
-  last_alive_ticks_ = last_check_ticks_;  // the handshake has just shown life
-  last_line_ticks_ = last_check_ticks_;
+  start_clocks();
   tell_handshake();
   publish();
+}
+
+// A check reads the gateway's line: it has to come over, meanwhile no report is seen, and the
+// gateway's next write of it has to fetch it back. So polls check no more often than positions and
+// states are needed.
+void Session::start_clocks() noexcept {
+  interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns);
+  suspect_after_ticks_ = rate_.from_ns(config_.suspect_after_ns);
+  dead_after_ticks_ = rate_.from_ns(config_.dead_after_ns);
+  check_interval_ticks_ = interval_ticks_ / 2;
+  idle_check_interval_ticks_ = interval_ticks_ / 64;
+  // The handshake has just shown life.
+  last_check_ticks_ = last_alive_ticks_ = last_line_ticks_ = ticks();
 }
 
 Session::~Session() { close(0); }
@@ -165,8 +175,7 @@ void Session::begin_link(control::Established established,
   cause_.clear();
   heartbeat_ = peer_heartbeat_ = 0;
   torn_since_ticks_ = 0;
-  check_interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns / 2);
-  last_check_ticks_ = last_alive_ticks_ = last_line_ticks_ = ticks();
+  start_clocks();
   update_gate();
   tell(SessionEventKind::kEstablished, Reason::kNone, established_.next_order_sequence);
   tell_handshake();
