@@ -112,6 +112,21 @@ TEST(Crc32c, IsTheSameForWordsAndForBytesAtAnyAlignment) {
   }
 }
 
+TEST(Crc32c, TakesTheZerosBehindAMessageForWhatTheyAre) {
+  std::mt19937_64 random(11);
+  for (std::size_t word_count = 0; word_count < wire::kSlotBytesMax / 8; ++word_count) {
+    std::vector<std::uint64_t> words(word_count);
+    const auto state = static_cast<std::uint32_t>(random());
+    // Behind `used` words zeros: none used, then one more at a time in steps that meet every line.
+    for (std::size_t used = 0; used <= word_count; used += 1 + used / 8) {
+      if (used != 0) words[used - 1] = std::uint64_t{1} << (random() % 64);
+      EXPECT_EQ(wire::crc32c_padded_words(state, words.data(), word_count),
+                wire::detail::crc32c_portable_words(state, words.data(), word_count))
+          << used << " of " << word_count << " words used";
+    }
+  }
+}
+
 TEST(Crc32c, ContinuesFromAnyPoint) {
   Bytes buffer(96);
   std::iota(buffer.begin(), buffer.end(), std::uint8_t{3});

@@ -5,10 +5,10 @@ namespace rdmaorder::ring {
 Reader::Reader(const std::uint64_t* window_words, const Geometry& geometry, std::uint64_t epoch,
                std::uint64_t first_sequence, std::uint64_t previous_epoch) noexcept
     : next_(first_sequence),
-      prefix_(wire::slot_crc_prefix(epoch, first_sequence)),
+      epoch_state_(wire::slot_crc_epoch(epoch)),
+      prefix_(wire::slot_crc_next(epoch_state_, first_sequence)),
       geometry_(geometry),
       window_words_(window_words),
-      epoch_(epoch),
       previous_epoch_(previous_epoch) {
   commit_word_address_ = address_of(next_, geometry_.slot_bytes);
 }

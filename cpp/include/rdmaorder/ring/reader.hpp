@@ -85,7 +85,7 @@ class Reader {
   RDMAORDER_ALWAYS_INLINE void advance(std::uint32_t slot_bytes) noexcept {
     ++next_;
     commit_word_address_ = address_of(next_, slot_bytes);
-    prefix_ = wire::slot_crc_prefix(epoch_, next_);
+    prefix_ = wire::slot_crc_next(epoch_state_, next_);
     __builtin_prefetch(commit_word_address_);
   }
   [[nodiscard]] const std::uint64_t* address_of(std::uint64_t sequence,
@@ -98,10 +98,10 @@ class Reader {
   const std::uint64_t* commit_word_address_;
   std::uint64_t idle_word_ = 0;  ///< contents of that word known to mean "nothing new"
   std::uint64_t next_;
+  std::uint32_t epoch_state_;
   std::uint32_t prefix_;
   Geometry geometry_;
   const std::uint64_t* window_words_;
-  std::uint64_t epoch_;
   std::uint64_t previous_epoch_;
   ReaderCounts counts_;
 };

@@ -24,9 +24,9 @@ class Writer {
   Writer(const Geometry& geometry, std::uint64_t epoch, std::uint64_t first_sequence,
          std::uint32_t reserve_count) noexcept
       : geometry_(geometry),
-        epoch_(epoch),
+        epoch_state_(wire::slot_crc_epoch(epoch)),
         next_(first_sequence),
-        prefix_(wire::slot_crc_prefix(epoch, first_sequence)),
+        prefix_(wire::slot_crc_next(epoch_state_, first_sequence)),
         reserve_count_(std::min(reserve_count, geometry.slot_count - 1)),
         limit_(first_sequence - 1 + geometry.slot_count) {}
 
@@ -70,7 +70,7 @@ class Writer {
   RDMAORDER_ALWAYS_INLINE void seal_ahead(std::uint64_t* slot_words,
                                           std::uint32_t ahead) const noexcept {
     const std::uint64_t sequence = next_ + ahead;
-    const std::uint32_t prefix = wire::slot_crc_prefix(epoch_, sequence);
+    const std::uint32_t prefix = wire::slot_crc_next(epoch_state_, sequence);
     slot_words[geometry_.slot_bytes / 8 - 1] =
         wire::make_commit_word(wire::slot_crc(prefix, slot_words, geometry_.slot_bytes), sequence);
   }
@@ -78,7 +78,7 @@ class Writer {
   /// critical path.
   RDMAORDER_ALWAYS_INLINE void advance(std::uint32_t count = 1) noexcept {
     next_ += count;
-    prefix_ = wire::slot_crc_prefix(epoch_, next_);
+    prefix_ = wire::slot_crc_next(epoch_state_, next_);
   }
 
   /// The reader's consumed position. Older positions are no news. kCorrupt: a position never
@@ -91,7 +91,7 @@ class Writer {
 
  private:
   Geometry geometry_;
-  std::uint64_t epoch_;
+  std::uint32_t epoch_state_;
   std::uint64_t next_;
   std::uint32_t prefix_;
   std::uint32_t reserve_count_;

@@ -83,6 +83,11 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_word(std::uint32_t state,
   return static_cast<std::uint32_t>(detail::crc32c_step(state, word));
 }
 
+/// The same for fewer than 512 words of which the last ones are often zero, as behind a message
+/// that is shorter than its slot: zeros take a table look-up for every power of two of them.
+std::uint32_t crc32c_padded_words(std::uint32_t state, const std::uint64_t* words,
+                                  std::size_t word_count) noexcept;
+
 /// Extends `state` over any bytes (cold paths; no alignment needed).
 std::uint32_t crc32c_bytes(std::uint32_t state, const void* data, std::size_t byte_count) noexcept;
 

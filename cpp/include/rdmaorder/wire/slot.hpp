@@ -53,11 +53,23 @@ inline constexpr std::uint32_t kSlotBytesMax = 4096;  // 64 * k, k <= 64
   return static_cast<std::uint32_t>(commit_word);
 }
 
-/// CRC state after (epoch, sequence). Known before the message is, so both sides compute it for
-/// the next sequence ahead of time: only n/8 - 1 words remain on the critical path.
-[[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint32_t slot_crc_prefix(
-    std::uint64_t epoch, std::uint64_t sequence) noexcept {
-  return crc32c_word(crc32c_word(kCrc32cInit, epoch), sequence);
+/// CRC state after the epoch: the same for every slot of a link.
+[[nodiscard]] inline std::uint32_t slot_crc_epoch(std::uint64_t epoch) noexcept {
+  return crc32c_word(kCrc32cInit, epoch);
+}
+
+/// CRC state after (epoch, sequence), from that after the epoch. Known before the message is, so
+/// both sides compute it for the next sequence ahead of time: only n/8 - 1 words remain on the
+/// critical path.
+[[nodiscard]] RDMAORDER_ALWAYS_INLINE std::uint32_t slot_crc_next(std::uint32_t epoch_state,
+                                                                  std::uint64_t sequence) noexcept {
+  return crc32c_word(epoch_state, sequence);
+}
+
+/// The same from the epoch itself.
+[[nodiscard]] inline std::uint32_t slot_crc_prefix(std::uint64_t epoch,
+                                                   std::uint64_t sequence) noexcept {
+  return slot_crc_next(slot_crc_epoch(epoch), sequence);
 }
 
 /// CRC of a slot of `slot_bytes` whose prefix state is known; reads all but the commit word.
@@ -67,7 +79,7 @@ inline constexpr std::uint32_t kSlotBytesMax = 4096;  // 64 * k, k <= 64
   if (RDMAORDER_LIKELY(slot_bytes == kSlotBytesDefault)) {
     return crc32c_finish(crc32c_words<kSlotBytesDefault / 8 - 1>(prefix, slot_words));
   }
-  return crc32c_finish(crc32c_words(prefix, slot_words, slot_bytes / 8 - 1));
+  return crc32c_finish(crc32c_padded_words(prefix, slot_words, slot_bytes / 8 - 1));
 }
 
 /// A 64-byte slot in private memory, aligned so that it is one cache line.
