@@ -213,18 +213,30 @@ def _serve(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
+        _end_undisturbed()
         server.close()
     return 0
 
 
 def _end_at_sigterm() -> None:
-    """As Ctrl-C does: nothing is left behind, and what there is gets printed."""
+    """As Ctrl-C does: nothing is left behind, and what there is gets printed. The first one alone:
+    a second would end what tidies up."""
     import signal
 
     def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+
+
+def _end_undisturbed() -> None:
+    """From here on no signal but SIGKILL stops the process: it is about to end and tidies up. A
+    client ends its server when it has what it wanted, which may be ending by itself just then."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

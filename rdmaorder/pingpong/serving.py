@@ -134,6 +134,7 @@ class Server:
         self._listener = self._listen()
         self._folder = Path(tempfile.mkdtemp(prefix="rdmaorder-pingpong-"))
         self._opened = 0
+        self._workers: dict[str, Worker] = {}
 
     @property
     def url(self) -> str:
@@ -181,25 +182,30 @@ class Server:
         """One client, from its first line to its last."""
         connection, _ = self._listener.accept()
         with Channel(connection) as channel:
-            workers: dict[str, Worker] = {}
             try:
-                self._talk(channel, workers)
+                self._talk(channel)
             except (PeerGone, TimeoutError):
                 pass
             except (ValueError, KeyError, TypeError):
                 self._say("closed a connection: what it says is not this protocol")
             finally:
-                for worker in workers.values():
-                    worker.end()
+                self._end_workers()
+
+    def _end_workers(self) -> None:
+        """A call that an exception interrupted leaves the rest to the next one."""
+        for name in list(self._workers):
+            self._workers[name].end()
+            del self._workers[name]
 
     def close(self) -> None:
-        """Gives the address back. Idempotent."""
+        """Ends the workers there are and gives the address back. Idempotent."""
         self._listener.close()
+        self._end_workers()
         if self._address.scheme == "shm":
             Path(self._address.path).unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _talk(self, channel: Channel, workers: dict[str, Worker]) -> None:
+    def _talk(self, channel: Channel) -> None:
         hello = channel.receive(5.0)
         if hello.get(HELLO) != PROTOCOL:
             channel.send({HELLO: PROTOCOL, "error": f"this server speaks protocol {PROTOCOL}"})
@@ -216,7 +222,7 @@ class Server:
         while True:
             request = channel.receive()
             try:
-                answer = self._answer(request, channel, workers)
+                answer = self._answer(request, channel)
             except (SystemFailure, OSError) as error:
                 answer = {"error": str(error)}
             channel.send({**answer, "id": request.get("id")})
@@ -237,23 +243,20 @@ class Server:
             )
         return ""
 
-    def _answer(
-        self, request: dict[str, Any], channel: Channel, workers: dict[str, Worker]
-    ) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any], channel: Channel) -> dict[str, Any]:
         name = str(request.get("name"))
         match request.get("do"):
             case "open":
-                worker = Worker(self._spec(request, channel))
-                workers[name] = worker
+                worker = self._workers[name] = Worker(self._spec(request, channel))
                 return {**worker.facts, "spec": worker.spec}
             case "pause":
-                workers[name].pause()
+                self._workers[name].pause()
             case "resume":
-                workers[name].resume()
+                self._workers[name].resume()
             case "stamps":
-                return {"rows": pack(np.fromfile(workers[name].spec["stamps"], np.uint64))}
+                return {"rows": pack(np.fromfile(self._workers[name].spec["stamps"], np.uint64))}
             case "close":
-                return workers.pop(name).end()
+                return self._workers.pop(name).end()
             case other:
                 return {"error": f"no such request: {other}"}
         return {}

@@ -135,6 +135,26 @@ def test_a_server_that_is_killed_leaves_a_marked_result(tmp_path: Path) -> None:
     assert result["levels"]["session"]["count"] > 0
 
 
+def test_a_server_that_is_told_again_and_again_to_end_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client tells its own server to end, which may just be ending by itself."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    url = f"shm://{tmp_path}/pp.sock"
+    with listening(url) as server:
+        levels = ("--level", "session,gateway", "-D", "20", "-q")
+        client = subprocess.Popen([*COMMAND, "--to", url, *levels], stdout=subprocess.DEVNULL)
+        eventually(lambda: worker_of(server.pid, client.pid), "the answering end runs")
+        workers = children_of(server.pid)
+        while server.poll() is None:
+            server.terminate()
+            time.sleep(0.001)
+        assert server.returncode == 0
+        assert not [worker for worker in workers if is_running(worker)]
+        assert client.wait(PATIENCE_S) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_client_that_is_killed_leaves_nobody_behind() -> None:
     client = subprocess.Popen([*COMMAND, "-D", "20", "-q"], stdout=subprocess.DEVNULL, cwd=ROOT)
     eventually(lambda: worker_of(client.pid), "the answering end runs")
