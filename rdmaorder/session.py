@@ -265,8 +265,9 @@ def connect(
     those granted).
     ``next_sequence``: the sequence this strategy writes next if it knows, 0 to take the gateway's
     word. ``next_report_sequence``: the first report wanted; those made before are replayed from the
-    gateway's journal, marked FLAG_POSS_RESEND. 0 takes only what comes, or with ``resume`` (for a
-    strategy that was started anew) everything that no earlier link is known to have delivered.
+    gateway's journal, marked FLAG_POSS_RESEND, and those before it count as delivered. 0 takes only
+    what comes, or with ``resume`` (for a strategy that was started anew) everything that no earlier
+    link is known to have delivered.
     ``on_gap``: what :meth:`Session.reconnect` does about messages that were written and never
     applied: ``"report"`` tells, ``"resend"`` also sends them again under new sequences, marked
     FLAG_POSS_RESEND and with the staleness limit they had. ``on_event``: see

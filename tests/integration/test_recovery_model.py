@@ -38,7 +38,7 @@ class Recovery(RuleBasedStateMachine):
         self.next_sequence = 1  #: of the next order
         self.answered: list[int] = []  #: order sequence of each report, from report 1 on
         self.next_report = 1  #: the first report that the live session has not polled
-        self.polled = 0  #: the last report that was ever polled
+        self.polled = 0  #: the last report that was ever polled, or said to have been
         self.not_applied: list[tuple[int, int]] = []  #: (from, count) that was not told yet
 
     def start(self) -> ro.Gateway:
@@ -75,8 +75,13 @@ class Recovery(RuleBasedStateMachine):
     @no_session
     @rule(data=st.data())
     def ask_for_reports_from(self, data: st.DataObject) -> None:
-        self.next_report = data.draw(st.integers(1, len(self.answered) + 1))
-        self.session = self.connect(next_report_sequence=self.next_report)
+        self.begin_with_report(data.draw(st.integers(1, len(self.answered) + 1)))
+
+    def begin_with_report(self, sequence: int) -> None:
+        """Who names the next report has the earlier ones, the gateway takes it."""
+        self.next_report = sequence
+        self.polled = max(self.polled, sequence - 1)
+        self.session = self.connect(next_report_sequence=sequence)
 
     @no_session
     @rule()
@@ -219,6 +224,20 @@ def test_resume_gives_what_a_replay_gave_to_nobody_before_a_restart() -> None:
         assert machine.next_report == 1
         assert machine.session is not None
         assert take(machine.session, 3)["sequence"].tolist() == [1, 2, 3]
+    finally:
+        machine.teardown()
+
+
+def test_resume_goes_on_behind_the_reports_that_a_strategy_named() -> None:
+    machine = Recovery()
+    try:
+        machine.take_the_gateways_word()
+        machine.send(3)
+        machine.close(gracefully=False)
+        machine.begin_with_report(3)  # it says that it has two; the third stays unpolled
+        machine.close(gracefully=False)
+        machine.resume()
+        assert machine.next_report == 3
     finally:
         machine.teardown()
 

@@ -167,7 +167,7 @@ class Session {
  private:
   static constexpr std::uint32_t kStampCount = 1U << 16;
   static constexpr std::uint32_t kEventCount = 256;
-  static constexpr std::uint32_t kIdlePollsPerLook = 64;
+  static constexpr std::uint32_t kIdlePollsPerLook = 64;  ///< at the clock; the check is due by it
   /// Where puts are costly, positions of reports go back once in so many heartbeat intervals.
   static constexpr std::uint64_t kIntervalsPerLine = 8;
 

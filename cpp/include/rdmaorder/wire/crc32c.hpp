@@ -83,8 +83,9 @@ RDMAORDER_ALWAYS_INLINE std::uint32_t crc32c_word(std::uint32_t state,
   return static_cast<std::uint32_t>(detail::crc32c_step(state, word));
 }
 
-/// The same for fewer than 512 words of which the last ones are often zero, as behind a message
-/// that is shorter than its slot: zeros take a table look-up for every power of two of them.
+/// Extends `state` over fewer than 512 words of which the last ones are often zero, as behind a
+/// message that is shorter than its slot: zeros take a table look-up for every power of two of
+/// them.
 std::uint32_t crc32c_padded_words(std::uint32_t state, const std::uint64_t* words,
                                   std::size_t word_count) noexcept;
 
