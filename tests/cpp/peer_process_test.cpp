@@ -2,6 +2,7 @@
 #include "control/peer_process.hpp"
 
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -93,6 +94,16 @@ TEST(PeerProcess, IsNotExitingWhileAnyOfItsThreadsRuns) {
   for (int i = 0; i < 20; ++i) EXPECT_FALSE(is_exiting(child.pid()));
   child.kill();
   EXPECT_TRUE(comes_true([&] { return is_exiting(child.pid()); }));
+}
+
+// A name can hold what ends it and fields of its own: here flags that say "exiting".
+TEST(PeerProcess, IsNotExitingBecauseOfItsName) {
+  const Child child([](int ready) {
+    EXPECT_EQ(::prctl(PR_SET_NAME, ") 3 4 5 6 7 8 4"), 0);
+    say_ready(ready);
+    ::pause();
+  });
+  EXPECT_FALSE(is_exiting(child.pid()));
 }
 
 TEST(PeerProcess, IsNotExitingWhereNothingIsKnown) {
