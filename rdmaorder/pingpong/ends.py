@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import rdmaorder as ro
 from rdmaorder import _core
 from rdmaorder.errors import HandshakeError, Refused, SystemFailure
-from rdmaorder.pingpong.plan import Plan
+from rdmaorder.pingpong.plan import Plan, handler_of
 from rdmaorder.pingpong.python_loop import run_python
 from rdmaorder.pingpong.runs import Words
 from rdmaorder.pingpong.waterfall import unpack
@@ -23,7 +23,6 @@ Facts = dict[str, Any]
 _ANSWER_TIMEOUT_S = 90.0
 _LIVE_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_NS = 2_000_000_000
-HANDLERS = {"python-handler": "rdmaorder.pingpong.handler:Accept"}
 
 
 class End(Protocol):
@@ -105,7 +104,7 @@ class RawLevel(_Remote):
         own = (
             {"window": self._end.window()} if options is None else {"address": self._end.address()}
         )
-        name, told = peer.open("raw", size=plan.size, paced=plan.paced, peer=own)
+        name, told = peer.open("raw", paced=plan.paced, peer=own)
         super().__init__(peer, name)
         if options is None:
             self._end.connect_shm(*told["window"])
@@ -126,9 +125,7 @@ class SessionLevel(_Remote):
         self.name = name
         worker, told = peer.open(
             "gateway",
-            size=plan.size,
-            handler=HANDLERS.get(name, "accept"),
-            journal=name != "session",
+            level=name,
             waterfall=plan.waterfall,
         )
         super().__init__(peer, worker)
@@ -225,8 +222,7 @@ class InprocSession:
         settings |= {"cpu": self._plan.server_cpu, "counters": f"{stem}.counters"}
         if self.name != "session":
             settings |= {"journal": f"{stem}.journal", "sync": "none", "max_quantity": 1_000_000}
-        handler = HANDLERS.get(self.name, "accept")
-        self._gateway = ro.Gateway(handler=handler, **settings).start()
+        self._gateway = ro.Gateway(handler=handler_of(self.name), **settings).start()
         self._session = connect(self._gateway.url, self._plan)
 
     def run(self, samples: Words, warm_up: int, duration_ns: int, due_ns: Any) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from rdmaorder.pingpong.plan import Plan
 __all__ = [
     "TOOLS",
     "Tool",
+    "find_libzmq",
     "free_port",
     "ib_write_lat_command",
     "ib_write_lat_towards",
@@ -34,6 +36,20 @@ __all__ = [
 
 _LIMIT_S = 120.0
 Facts = dict[str, Any]
+
+
+def find_libzmq() -> str:
+    """Path of libzmq: the system's, or the one that the pyzmq wheel carries. Empty: none."""
+    from ctypes.util import find_library
+
+    found = find_library("zmq")
+    if found:
+        return found
+    spec = importlib.util.find_spec("zmq")
+    if spec is None or spec.origin is None:
+        return ""
+    beside = Path(spec.origin).resolve().parent.parent / "pyzmq.libs"
+    return next((str(path) for path in sorted(beside.glob("libzmq*.so*"))), "")
 
 
 def parse_ucx_perftest(text: str) -> dict[str, float]:

@@ -10,7 +10,16 @@ import numpy.typing as npt
 
 from rdmaorder.errors import ConfigError
 
-__all__ = ["LEVELS", "Plan", "check_cpu", "choose_cpus", "due_times", "most_rate"]
+__all__ = [
+    "LEVELS",
+    "Plan",
+    "check_cpu",
+    "choose_cpus",
+    "due_times",
+    "handler_of",
+    "is_size",
+    "most_rate",
+]
 
 #: From the bare transport up; each has everything the one before it has.
 LEVELS = ("raw", "session", "gateway", "python", "python-handler")
@@ -20,6 +29,16 @@ _SIZE_MAX = 4096
 #: References take as many round trips a run as the levels, but no more than this, for some wait in
 #: the kernel each time; and so many where the levels are limited by time.
 _MOST_REFERENCE, _USUAL_REFERENCE = 100_000, 20_000
+
+
+def is_size(size: object) -> bool:
+    """Whether messages can have this many bytes."""
+    return type(size) is int and size % 64 == 0 and 64 <= size <= _SIZE_MAX
+
+
+def handler_of(level: str) -> str:
+    """What answers orders at the gateway of a level from ``session`` up."""
+    return "rdmaorder.pingpong.handler:Accept" if level == "python-handler" else "accept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +63,7 @@ class Plan:
     waterfall: bool = False
 
     def __post_init__(self) -> None:
-        if self.size % 64 or not 64 <= self.size <= _SIZE_MAX:
+        if not is_size(self.size):
             below = min(max(64, self.size // 64 * 64), _SIZE_MAX)
             raise ConfigError(
                 f"--size {self.size}: slots are a multiple of 64 bytes from 64 to {_SIZE_MAX}; "

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from rdmaorder import _core
 from rdmaorder.errors import ConfigError, RdmaOrderError, SystemFailure
 from rdmaorder.pingpong.ends import Facts, Peer
-from rdmaorder.pingpong.external import TOOLS, Tool, ib_write_lat_towards
+from rdmaorder.pingpong.external import TOOLS, Tool, find_libzmq, ib_write_lat_towards
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.runs import Words
 
@@ -71,7 +71,7 @@ class _Served:
 
     def __init__(self, peer: Peer, plan: Plan, worker: str, **more: Any) -> None:
         self._peer, self._plan = peer, plan
-        self._worker, self._told = peer.open(worker, size=plan.size, **more)
+        self._worker, self._told = peer.open(worker, **more)
         self.facts: Facts = {}
 
     def resume(self) -> None:
@@ -119,7 +119,7 @@ class ZeroMq(_Served):
         self.name = name
         self._library = find_libzmq()
         self._blocking = name == "zeromq"
-        super().__init__(peer, plan, "zeromq", library=self._library, blocking=self._blocking)
+        super().__init__(peer, plan, "zeromq", blocking=self._blocking)
         how = "blocking in zmq_recv" if self._blocking else "spinning on ZMQ_DONTWAIT"
         self.facts = {
             "what": f"ZeroMQ PAIR over ipc, {how}, C++ on {Path(self._library).name}",
@@ -143,9 +143,7 @@ class ZeroMq(_Served):
 
     def _reopen(self) -> None:
         self._peer.ask("close", name=self._worker)
-        self._worker, self._told = self._peer.open(
-            "zeromq", size=self._plan.size, library=self._library, blocking=self._blocking
-        )
+        self._worker, self._told = self._peer.open("zeromq", blocking=self._blocking)
 
 
 class Iceoryx2(_Served):
@@ -185,7 +183,7 @@ class IbWriteLat:
     def run(self, samples: Words, warm_up: int) -> Facts:
         """A new server there, a client here."""
         count = self._plan.reference_count
-        worker, told = self._peer.open("ib_write_lat", size=self._plan.size, count=count)
+        worker, told = self._peer.open("ib_write_lat", count=count)
         channel = self._peer.channel
         try:
             return ib_write_lat_towards(
@@ -217,20 +215,6 @@ class External:
 
     def pause(self) -> None:
         """Ended with the run."""
-
-
-def find_libzmq() -> str:
-    """Path of libzmq: the system's, or the one that the pyzmq wheel carries. Empty: none."""
-    from ctypes.util import find_library
-
-    found = find_library("zmq")
-    if found:
-        return found
-    spec = importlib.util.find_spec("zmq")
-    if spec is None or spec.origin is None:
-        return ""
-    beside = Path(spec.origin).resolve().parent.parent / "pyzmq.libs"
-    return next((str(path) for path in sorted(beside.glob("libzmq*.so*"))), "")
 
 
 def _libzmq_version(library: str) -> str:

@@ -1,4 +1,7 @@
-"""The server of a measurement: starts, stops and continues workers as the client asks."""
+"""The server of a measurement: starts, stops and continues workers as the client asks.
+
+A client chooses among what is here and gives numbers; paths, modules and programs are the server's.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from rdmaorder import __version__, _core
 from rdmaorder.errors import SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong.environment import host_facts
-from rdmaorder.pingpong.external import free_port
-from rdmaorder.pingpong.plan import LEVELS
+from rdmaorder.pingpong.external import find_libzmq, free_port
+from rdmaorder.pingpong.plan import LEVELS, handler_of, is_size
 from rdmaorder.pingpong.waterfall import pack
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone
 
@@ -30,6 +33,8 @@ __all__ = ["Server", "Worker"]
 
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 10.0
+_MOST_WORKERS = 32
+_MOST_COUNT = 10_000_000
 
 
 class Worker:
@@ -186,7 +191,7 @@ class Server:
                 self._talk(channel)
             except (PeerGone, TimeoutError):
                 pass
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 self._say("closed a connection: what it says is not this protocol")
             finally:
                 self._end_workers()
@@ -222,7 +227,7 @@ class Server:
         while True:
             request = channel.receive()
             try:
-                answer = self._answer(request, channel)
+                answer = self._answer(request, channel, hello["size"])
             except (SystemFailure, OSError) as error:
                 answer = {"error": str(error)}
             channel.send({**answer, "id": request.get("id")})
@@ -235,7 +240,9 @@ class Server:
                 f"the server was started with --size {self._size}, the client with "
                 f"--size {hello.get('size')}; give both the same"
             )
-        wrong = [level for level in hello.get("levels", ()) if level not in self._levels]
+        if not is_size(hello.get("size")):
+            return f"no message has the size {hello.get('size')!r}"
+        wrong = [level for level in hello["levels"] if level not in self._levels]
         if wrong:
             return (
                 f"the server was started for --level {','.join(self._levels)}, the client asks for "
@@ -243,11 +250,13 @@ class Server:
             )
         return ""
 
-    def _answer(self, request: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any], channel: Channel, size: int) -> dict[str, Any]:
         name = str(request.get("name"))
         match request.get("do"):
             case "open":
-                worker = self._workers[name] = Worker(self._spec(request, channel))
+                if name in self._workers or len(self._workers) == _MOST_WORKERS:
+                    raise SystemFailure(f"{len(self._workers)} ends are open, {name!r} is too much")
+                worker = self._workers[name] = Worker(self._spec(request, channel, size))
                 return {**worker.facts, "spec": worker.spec}
             case "pause":
                 self._workers[name].pause()
@@ -261,23 +270,23 @@ class Server:
                 return {"error": f"no such request: {other}"}
         return {}
 
-    def _spec(self, request: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    def _spec(self, request: dict[str, Any], channel: Channel, size: int) -> dict[str, Any]:
         """What the worker for a request is to be."""
         self._opened += 1
-        kind, size = request["kind"], request["size"]
+        kind = request["kind"]
         spec: dict[str, Any] = {"kind": kind, "size": size, "cpu": self._cpu}
         host = channel.local_address() or "127.0.0.1"
         if kind == "raw":
             rdma = self._address.scheme == "rdma"
             options = {key: str(value) for key, value in self._address.options.items()}
             spec |= {
-                "paced": request["paced"],
+                "paced": bool(request["paced"]),
                 "peer": request["peer"],
                 "options": options if rdma else None,
                 "local_address": host if rdma else "",
             }
         elif kind == "gateway":
-            spec["settings"] = self._gateway_settings(request, host)
+            spec["settings"] = self._gateway_settings(request["level"], host)
             stamps = str(self._folder / f"{self._opened}.stamps")
             spec["stamps"] = stamps if request["waterfall"] else None
         elif kind == "unix":
@@ -285,26 +294,33 @@ class Server:
         elif kind in ("tcp", "udp"):
             spec["host"] = host
         elif kind == "zeromq":
+            library = find_libzmq()
+            if not library:
+                raise SystemFailure("the server's host has no libzmq: apt-get install libzmq5")
             spec |= {
-                "library": request["library"],
-                "blocking": request["blocking"],
+                "library": library,
+                "blocking": bool(request["blocking"]),
                 "endpoint": f"ipc://{self._folder / f'{self._opened}.zmq'}",
             }
         elif kind == "ib_write_lat":
-            spec |= {"port": free_port(), "host": host, "count": request["count"]}
+            count = request["count"]
+            if type(count) is not int or not 1 <= count <= _MOST_COUNT:
+                raise SystemFailure(f"count {count!r}: give 1 to {_MOST_COUNT}")
+            spec |= {"port": free_port(), "host": host, "count": count}
         elif kind == "iceoryx2":
             spec["service"] = f"rdmaorder-pingpong-{os.getpid()}-{self._opened}"
         else:
             raise SystemFailure(f"no such end: {kind}")
         return spec
 
-    def _gateway_settings(self, request: dict[str, Any], host: str) -> dict[str, Any]:
+    def _gateway_settings(self, level: object, host: str) -> dict[str, Any]:
+        if level not in self._levels or level == "raw":
+            raise SystemFailure(f"no gateway of level {level!r} here")
         settings: dict[str, Any] = {
-            "handler": request["handler"],
+            "handler": handler_of(str(level)),
             "idle": "spin",
             "cpu": self._cpu,
             "counters": str(self._folder / f"{self._opened}.counters"),
-            "huge_pages": request.get("huge_pages", "try"),
         }
         if self._address.scheme == "shm":
             settings["listen"] = f"shm://{self._folder / f'{self._opened}.sock'}"
@@ -312,7 +328,7 @@ class Server:
             query = "&".join(f"{key}={value}" for key, value in self._address.options.items())
             settings["listen"] = f"rdma://{host}:0" + (f"?{query}" if query else "")
             settings |= self._tls or {"tls": "off"}
-        if request["journal"]:
+        if level != "session":
             folder = Path(self._journal) if self._journal else self._folder
             settings |= {"journal": str(folder / f"journal-{os.getpid()}-{self._opened}")}
             settings |= {"sync": "none", "max_quantity": 1_000_000}

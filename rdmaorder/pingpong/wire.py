@@ -17,7 +17,7 @@ from rdmaorder.gateway.address import Address
 __all__ = ["HELLO", "PROTOCOL", "Channel", "PeerGone", "dial"]
 
 HELLO = "rdmaorder-pingpong"
-PROTOCOL = 2
+PROTOCOL = 3
 _LINE_MAX = 1 << 26
 
 

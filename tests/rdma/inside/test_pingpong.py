@@ -113,7 +113,6 @@ SLOW_GATEWAY = """
 import asyncio
 
 from rdmaorder.gateway.handshake import Handshake
-from rdmaorder.pingpong.handler import Accept
 
 activate = Handshake.activate
 
@@ -129,11 +128,10 @@ Handshake.activate = activate_late
 
 
 def test_a_gateway_slow_at_the_end_of_its_handshake_is_not_stopped_within_it(
-    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wire: Wire, tmp_path: Path
 ) -> None:
     """Its time for the handshake would run out while the other levels are measured."""
-    (tmp_path / "slow_gateway.py").write_text(SLOW_GATEWAY)
-    monkeypatch.setitem(ends.HANDLERS, "session", "slow_gateway:Accept")
+    (tmp_path / "sitecustomize.py").write_text(SLOW_GATEWAY)
     plan = Plan(client_cpu=0, server_cpu=1, transport="rdma", iterations=50, warm_up=10)
     with listening(wire, tmp_path) as (_, url), dial(parse_address(url)) as channel:
         channel.send({HELLO: PROTOCOL, "version": __version__, "size": 64, "levels": ["session"]})
