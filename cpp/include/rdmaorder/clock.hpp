@@ -31,6 +31,18 @@ RDMAORDER_ALWAYS_INLINE std::uint64_t ticks() noexcept {
 #endif
 }
 
+/// The TSC and another clock at one moment.
+struct ClockPair {
+  std::uint64_t tick_count = 0;
+  std::uint64_t ns = 0;
+};
+
+/// Of up to `tries` readings of `clock` between two of the TSC the one with the least time between
+/// those, so that a preemption in the middle does not enter; the first whose is at most
+/// `good_ticks`.
+ClockPair read_clock_pair(std::uint64_t (*clock)() noexcept, int tries,
+                          std::uint64_t good_ticks) noexcept;
+
 /// Converts ticks to nanoseconds. Calibrated once per process against CLOCK_MONOTONIC (10 ms at
 /// first use, so construct before the hot path). Thread-safe, immutable.
 class TickRate {
@@ -60,19 +72,15 @@ class TickRate {
 class RealtimeClock {
  public:
   RealtimeClock() : rate_(TickRate::get()) { anchor(); }
-  void anchor() noexcept {
-    anchor_ticks_ = ticks();
-    anchor_ns_ = realtime_ns();
-  }
+  void anchor() noexcept { anchor_ = read_clock_pair(realtime_ns, 4, rate_.from_ns(1000)); }
   [[nodiscard]] std::uint64_t at(std::uint64_t tick_count) const noexcept {
-    return anchor_ns_ + rate_.to_ns(tick_count - anchor_ticks_);
+    return anchor_.ns + rate_.to_ns(tick_count - anchor_.tick_count);
   }
   [[nodiscard]] std::uint64_t now_ns() const noexcept { return at(ticks()); }
 
  private:
   const TickRate& rate_;
-  std::uint64_t anchor_ticks_ = 0;
-  std::uint64_t anchor_ns_ = 0;
+  ClockPair anchor_;
 };
 
 }  // namespace rdmaorder
