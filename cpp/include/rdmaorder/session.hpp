@@ -168,6 +168,9 @@ class Session {
   static constexpr std::uint32_t kStampCount = 1U << 16;
   static constexpr std::uint32_t kEventCount = 256;
   static constexpr std::uint32_t kIdlePollsPerLook = 64;  ///< at the clock; the check is due by it
+  // The link is checked at most so often in a heartbeat interval of the gateway's.
+  static constexpr std::uint64_t kSendChecksPerInterval = 2;
+  static constexpr std::uint64_t kIdleChecksPerInterval = 64;  ///< polls that find nothing
   /// Where puts are costly, positions of reports go back once in so many heartbeat intervals.
   static constexpr std::uint64_t kIntervalsPerLine = 8;
 
@@ -198,7 +201,9 @@ class Session {
 
   /// kOk: a message may go now.
   RDMAORDER_ALWAYS_INLINE Status admit(ring::Lane lane, std::uint64_t now) noexcept {
-    if (RDMAORDER_UNLIKELY(now - last_check_ticks_ > check_interval_ticks_)) check_link_at(now);
+    if (RDMAORDER_UNLIKELY(now - last_check_ticks_ > interval_ticks_ / kSendChecksPerInterval)) {
+      check_link_at(now);
+    }
     if (RDMAORDER_UNLIKELY(!ok(gate_)) && !urgent_passes(lane)) {
       ++counts_.refused;
       return gate_;
@@ -245,9 +250,8 @@ class Session {
   std::uint32_t slot_bytes_;
   Status gate_ = Status::kOk;
   std::uint64_t last_check_ticks_ = 0;
-  std::uint64_t last_line_ticks_ = 0;            ///< of the last line that check_link_at put
-  std::uint64_t check_interval_ticks_ = 0;       ///< of sends
-  std::uint64_t idle_check_interval_ticks_ = 0;  ///< of polls that find nothing
+  std::uint64_t last_line_ticks_ = 0;  ///< of the last line that check_link_at put
+  std::uint64_t interval_ticks_ = 0;   ///< of the gateway's heartbeat
   std::uint32_t idle_polls_ = 0;
   LinkState state_ = LinkState::kLive;
   SessionCounts counts_;  ///< `sent`: over earlier links; of this one the sequences tell
@@ -263,7 +267,6 @@ class Session {
   std::vector<std::uint64_t> wide_inbound_;  ///< reports in slots over 64 bytes
   std::uint64_t heartbeat_ = 0;              ///< own, told to the gateway
   std::uint64_t peer_heartbeat_ = 0;
-  std::uint64_t interval_ticks_ = 0;  ///< of the gateway's heartbeat
   std::uint64_t suspect_after_ticks_ = 0;
   std::uint64_t dead_after_ticks_ = 0;
   std::uint64_t last_alive_ticks_ = 0;

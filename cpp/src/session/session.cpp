@@ -33,7 +33,7 @@ Status Session::try_send_slot(std::uint64_t* slot_words, ring::Lane lane,
 std::uint32_t Session::try_send_batch(const std::uint64_t* slots, std::uint32_t count,
                                       Status* status) noexcept {
   const std::uint64_t now = ticks();
-  if (now - last_check_ticks_ > check_interval_ticks_) check_link_at(now);
+  if (now - last_check_ticks_ > interval_ticks_ / kSendChecksPerInterval) check_link_at(now);
   *status = gate_;
   const std::uint32_t slot_words = slot_bytes_ / 8;
   std::uint32_t sent = 0;
@@ -153,7 +153,7 @@ void Session::after_poll(std::uint32_t delivered, Status status) noexcept {
     if (link_.unpublished_count() != 0 && !link_.is_put_costly()) publish();
     if ((++idle_polls_ & (kIdlePollsPerLook - 1)) == 0) {
       const std::uint64_t now = ticks();
-      if (now - last_check_ticks_ > idle_check_interval_ticks_) check_link_at(now);
+      if (now - last_check_ticks_ > interval_ticks_ / kIdleChecksPerInterval) check_link_at(now);
     }
     return;
   }

@@ -111,8 +111,6 @@ void Session::start_clocks() noexcept {
   interval_ticks_ = rate_.from_ns(established_.heartbeat_interval_ns);
   suspect_after_ticks_ = rate_.from_ns(config_.suspect_after_ns);
   dead_after_ticks_ = rate_.from_ns(config_.dead_after_ns);
-  check_interval_ticks_ = interval_ticks_ / 2;
-  idle_check_interval_ticks_ = interval_ticks_ / 64;
   // The handshake has just shown life.
   last_check_ticks_ = last_alive_ticks_ = last_line_ticks_ = ticks();
 }
