@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Asks the gateway and says what it did."""
     kind = "OperatorRelease" if arguments.release else "OperatorKill"
-    answer = _ask(arguments.gateway, {"type": kind, "session": arguments.session or ""})
+    answer = _ask(arguments.gateway, {"type": kind, "session": _chosen(arguments.session)})
     if answer["type"] == "Released":
         print(f"released {answer['sessions']} sessions")
     else:
@@ -50,6 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _chosen(session: str | None) -> str:
+    """The request's form of --session: "" asks for every session, so a name must be one."""
+    if session is not None and not protocol.is_session_name(session):
+        raise ConfigError(f'--session "{session}": is no session name; --all for every session')
+    return session or ""
 
 
 def _ask(url: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,30 @@ def test_a_kill_that_no_journal_keeps_says_so(
     assert "not written down" in capsys.readouterr().err
 
 
+@pytest.mark.shm_only
+@pytest.mark.parametrize("release", [[], ["--release"]])
+@pytest.mark.parametrize("name", ["", "al pha"])
+def test_a_kill_of_what_is_no_session_name_reaches_no_session(
+    start_gateway: StartGateway,
+    connect: Connect,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    release: list[str],
+) -> None:
+    """An unset variable of a shell is "", which is the request's word for every session."""
+    gateway = start_gateway()
+    session = connect(gateway)
+    if release:
+        gateway.kill()
+    assert cli.main(["kill", gateway.url, "--session", name, *release]) == 2
+    said = f'rdmaorder: error: --session "{name}": is no session name; --all for every session\n'
+    assert capsys.readouterr() == ("", said)
+    assert gateway.sessions()[0]["killed"] is bool(release)
+    if not release:
+        order(session, 1)
+        take(session, 1)
+
+
 def test_an_operator_asks_through_a_unix_socket(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["kill", "rdma://gw.example:9000", "--all"]) == 2
     said = capsys.readouterr().err
