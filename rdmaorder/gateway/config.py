@@ -135,6 +135,13 @@ class GatewayConfig:
                 f"[gateway] max_sessions = {self.max_sessions}: fewer than the "
                 f"{len(self.sessions)} names in sessions; raise it"
             )
+        if self.max_orders_per_s is None:
+            for name in ("orders_burst", "throttle_disconnect"):
+                if (value := getattr(self, name)) is not None:
+                    raise ConfigError(
+                        f"[gateway] {name} = {value}: limits nothing without max_orders_per_s; "
+                        "set that too, or take it out"
+                    )
         self._check_access()
 
     def _check_access(self) -> None:
@@ -147,10 +154,17 @@ class GatewayConfig:
                 f"[gateway] tls_client_ca = {self.tls_client_ca!r}: no certificate is asked for "
                 'while tls = "off"; take one of them out'
             )
-        strangers = sorted(self.session_keys.keys() - set(self.sessions or self.session_keys))
-        if strangers:
+        known = self.known_sessions
+        named = self.session_keys.keys() | self.session_cancel.keys()
+        strangers = sorted(named - known) if known is not None else []
+        if strangers and self.sessions is not None:
             raise ConfigError(
                 f"[sessions.{strangers[0]}]: is not in sessions = {_shown(self.sessions)}; add it"
+            )
+        if strangers:
+            raise ConfigError(
+                f"[sessions.{strangers[0]}]: has no key, and without a list of sessions only those "
+                "with a key may connect; give it one, or list the names: sessions = [...]"
             )
 
     @property
@@ -237,7 +251,8 @@ class GatewayConfig:
 
 
 _SESSION_KEYS: Final = frozenset({"key", "cancel_on", "cancel_grace_ms"})
-_FIELD_NAMES: Final = tuple(entry.name for entry in dataclasses.fields(GatewayConfig))
+_CHECKS: Final = {each.name: each.metadata["check"] for each in dataclasses.fields(GatewayConfig)}
+_FIELD_NAMES: Final = tuple(_CHECKS)
 
 
 def _keys_of(tables: Any) -> dict[str, bytes]:
@@ -251,6 +266,10 @@ def _keys_of(tables: Any) -> dict[str, bytes]:
                 f'[sessions.{name}]: holds something else than key = "...", cancel_on and '
                 'cancel_grace_ms; a name with a dot goes into quotes: [sessions."a.b"]'
             )
+        try:
+            checks.session_name(name)
+        except ValueError as error:
+            raise ConfigError(f"[sessions]: {error}") from None
         if "key" not in table:
             continue
         try:
@@ -264,6 +283,12 @@ def _cancel_of(tables: Any, defaults: Mapping[str, Any]) -> dict[str, tuple[str,
     """What the tables [sessions.NAME] say of cancels; what one leaves out is the gateway's."""
     cancel = {}
     for name, table in tables.items():
+        for key in ("cancel_on", "cancel_grace_ms"):
+            try:
+                _CHECKS[key](table.get(key, getattr(GatewayConfig, key)))
+            except ValueError as error:
+                shown = _shown(table[key])
+                raise ConfigError(f"[sessions.{name}] {key} = {shown}: {error}") from None
         if "cancel_on" in table or "cancel_grace_ms" in table:
             cancel[name] = (
                 table.get("cancel_on", defaults.get("cancel_on", GatewayConfig.cancel_on)),

@@ -19,6 +19,7 @@ __all__ = [
     "session_cancel",
     "session_key",
     "session_keys",
+    "session_name",
     "sessions",
     "slot_count",
     "string",
@@ -92,11 +93,16 @@ def _items(value: Any, example: str, absent: str) -> list[Any]:
     return list(value)
 
 
+def session_name(value: Any) -> str:
+    if not isinstance(value, str) or not is_session_name(value):
+        raise ValueError(f"holds {value!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
+    return value
+
+
 def sessions(value: Any) -> tuple[str, ...]:
     names = _items(value, '["alpha", "beta"]', "any session")
     for name in names:
-        if not isinstance(name, str) or not is_session_name(name):
-            raise ValueError(f"holds {name!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
+        session_name(name)
     if len(set(names)) != len(names):
         raise ValueError("holds a name twice; list each once")
     return tuple(names)
@@ -142,12 +148,7 @@ def session_keys(value: Any) -> Mapping[str, bytes]:
     """Keys by session name, as bytes or hex. What is said about a bad one never repeats it."""
     if not isinstance(value, Mapping):
         raise ValueError("is not a mapping of session names to keys")
-    keys: dict[str, bytes] = {}
-    for name, key in value.items():
-        if not isinstance(name, str) or not is_session_name(name):
-            raise ValueError(f"holds {name!r}; a name is 1 to 64 characters of A-Z a-z 0-9 _ . : -")
-        keys[name] = session_key(key)
-    return keys
+    return {session_name(name): session_key(key) for name, key in value.items()}
 
 
 def session_cancel(value: Any) -> dict[str, tuple[str, int]]:
@@ -155,6 +156,7 @@ def session_cancel(value: Any) -> dict[str, tuple[str, int]]:
         raise ValueError('is no mapping; write {"alpha": ("disconnect", 1000)}')
     kept = {}
     for name, given in value.items():
+        session_name(name)
         if not isinstance(given, (list, tuple)) or len(given) != 2:
             raise ValueError(f'holds {given!r} for {name!r}; write ("disconnect", 1000)')
         try:

@@ -155,6 +155,28 @@ def test_a_config_cannot_be_changed_afterwards() -> None:
         ("heartbeat_us = 1", ("heartbeat_us = 1", "10 to 1000000")),
         ("cancel_reserve = 64\norder_slots = 64", ("cancel_reserve = 64", "order_slots = 64")),
         ("max_sessions = 1\nsessions = ['a', 'b']", ("max_sessions = 1", "raise it")),
+        ("orders_burst = 3", ("orders_burst = 3", "limits nothing without max_orders_per_s")),
+        (
+            "throttle_disconnect = 5",
+            ("throttle_disconnect = 5", "limits nothing without max_orders_per_s"),
+        ),
+        (
+            "sessions = ['alpha']\n[sessions.alhpa]\ncancel_on = 'both'",
+            ("[sessions.alhpa]: is not in sessions = ('alpha',); add it",),
+        ),
+        (
+            f"[sessions.a]\nkey = '{32 * '5e'}'\n[sessions.b]\ncancel_on = 'both'",
+            ("[sessions.b]: has no key", "sessions = [...]"),
+        ),
+        ("[sessions.'a b']\ncancel_on = 'both'", ("[sessions]: holds 'a b'", "64 characters")),
+        (
+            "[sessions.b]\ncancel_on = 'gone'",
+            ("[sessions.b] cancel_on = 'gone': is none of the choices; use 'never', 'logout'",),
+        ),
+        (
+            "[sessions.b]\ncancel_grace_ms = -1",
+            ("[sessions.b] cancel_grace_ms = -1: is out of range; use 0 to 3600000",),
+        ),
     ],
 )
 def test_a_bad_line_is_named_with_its_remedy(
@@ -200,6 +222,31 @@ def test_keys_show_nowhere_and_name_the_sessions_there_are(tmp_path: Path) -> No
     assert config.all_keyed
     assert not GatewayConfig(sessions=("a", "b"), session_keys={"a": SECRET * 3}).all_keyed
     assert GatewayConfig().known_sessions is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"sessions": ["alpha"], "session_cancel": {"beta": ("both", 0)}},
+            "[sessions.beta]: is not",
+        ),
+        ({"session_cancel": {"a b": ("both", 0)}}, "holds 'a b'; a name is 1 to 64 characters"),
+        ({"session_cancel": {7: ("both", 0)}}, "holds 7; a name is 1 to 64 characters"),
+    ],
+)
+def test_cancels_of_a_session_that_cannot_be_are_refused(
+    settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        GatewayConfig(**settings)
+    assert told in str(raised.value)
+
+
+def test_cancels_of_one_session_do_not_keep_others_out() -> None:
+    config = GatewayConfig(session_cancel={"alpha": ("both", 0)})
+    assert config.known_sessions is None
+    assert config.cancel_of("beta") == ("never", 1000)
 
 
 def test_a_file_of_keys_that_others_may_read_is_warned_of(
