@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from rdmaorder.journal import RecordKind
+
 if TYPE_CHECKING:
     from rdmaorder.cli.journal_records import Fields
     from rdmaorder.journal import Sequences, VerifyResult
 
-_KINDS = ("session", "order", "report", "link", "not_applied")
+_KINDS = tuple(kind.name.lower() for kind in RecordKind)
 _SHOWN_RANGES = 5
 
 
@@ -108,7 +110,6 @@ def _cat(args: argparse.Namespace) -> int:
     from rdmaorder import _core
     from rdmaorder.cli.journal_records import Decoder
     from rdmaorder.errors import InputError, JournalError
-    from rdmaorder.journal import RecordKind
 
     kind = RecordKind[args.kind.upper()] if args.kind else None
     show = _printer(args.format, sys.stdout)

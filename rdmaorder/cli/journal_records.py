@@ -40,7 +40,7 @@ COLUMNS: Final = (
     *("orig_cl_ord_id", "order_id", "instrument", "account", "side", "ord_type", "time_in_force"),
     *("price", "quantity", "leaves_quantity", "stale_after", "smp_id", "scope", "flags"),
     *("name", "epoch", "first_order_sequence", "first_report_sequence", "from_sequence", "count"),
-    *("event_time", "payload"),
+    *("event_time", "killed", "payload"),
 )
 
 _MESSAGE_BYTES: Final = SLOT_BYTES - 8

@@ -6,13 +6,14 @@ import argparse
 import csv
 import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from journal_author import Author, damage, write_two_sessions
+from journal_author import Author, damage, new_order, report, write_two_sessions
 
 from rdmaorder import messages
 from rdmaorder.cli import journal as command
@@ -84,6 +85,34 @@ def test_cat_prints_csv_with_a_column_for_every_field(
     ]
     assert rows[7]["count"] == "3"
     assert rows[8]["kind"] == "77" and rows[8]["payload"] == "0102"
+
+
+@pytest.mark.parametrize("kind", RecordKind)
+def test_cat_knows_every_kind_of_record_in_every_form(
+    directory: Path, capsys: pytest.CaptureFixture[str], kind: RecordKind
+) -> None:
+    payloads = {
+        RecordKind.SESSION: b"alpha",
+        RecordKind.ORDER: new_order(1),
+        RecordKind.REPORT: report(1, 1),
+        RecordKind.LINK: struct.pack("<QQQ", 11, 1, 1),
+        RecordKind.NOT_APPLIED: struct.pack("<Q", 3),
+        RecordKind.KILL: struct.pack("<Q", 1),
+    }
+    with Author(directory) as author:
+        for each in RecordKind:
+            author.add(each, payloads[each], 0, 1)
+    name = kind.name.lower()
+    words = ("cat", str(directory), "--kind", name, "--format")
+    assert run(*words, "csv") == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert run(*words, "jsonl") == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert row["kind"] == fields["kind"] == name
+    assert "payload" not in fields, "decoded, not dumped"
+    assert {key: str(value) for key, value in fields.items() if value is not None} == {
+        key: value for key, value in row.items() if value
+    }
 
 
 def test_cat_selects_by_session_kind_position_and_number(
