@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
+import socket
 import time
+from collections.abc import Callable, Iterator
 
 from rdmaorder import __version__
 from rdmaorder.gateway import Gateway, GatewayConfig
 
 __all__ = ["add_parser"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,8 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "gateway",
         help="receive orders: verify, check, journal and answer them",
-        description="Runs until SIGTERM or SIGINT, then takes what is in the rings and ends. "
-        "Flags override the [gateway] table of --config.",
+        description="Runs until SIGTERM or SIGINT, then takes what is in the rings and ends; "
+        "further signals are ignored meanwhile. Flags override the [gateway] table of --config.",
     )
     parser.add_argument(
         "--listen",
@@ -51,25 +56,60 @@ def run(arguments: argparse.Namespace) -> int:
     config = GatewayConfig.from_file(arguments.config) if arguments.config else GatewayConfig()
     names = ("listen", "tls", "journal", "sync", "handler", "counters", "idle", "cpu")
     flags = {name: getattr(arguments, name) for name in names}
-    # Blocked before any thread is made, so that sigwait alone sees them.
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    gateway = Gateway(config, **{name: value for name, value in flags.items() if value is not None})
-    recovered = gateway.journal_state().get("recovered_records", 0)
-    with gateway:
-        print(_first_line(gateway, recovered), flush=True)
-        received = signal.Signals(signal.sigwait(signals))
-        print(f"rdmaorder gateway: {received.name}, draining", flush=True)
-        started = time.monotonic()
-        gateway.stop()
-    counters = gateway.counters()
-    print(
-        f"rdmaorder gateway: ended after {counters['orders_applied']} orders "
-        f"({counters['orders_rejected']} rejected at the gateway), {counters['reports_sent']} "
-        f"reports; drained in {(time.monotonic() - started) * 1e3:.0f} ms",
-        flush=True,
-    )
+    with _end_signals() as wait_for_end:
+        given = {name: value for name, value in flags.items() if value is not None}
+        gateway = Gateway(config, **given)
+        recovered = gateway.journal_state().get("recovered_records", 0)
+        with gateway:
+            print(_first_line(gateway, recovered), flush=True)
+            print(f"rdmaorder gateway: {wait_for_end().name}, draining", flush=True)
+            started = time.monotonic()
+            gateway.stop()
+        counters = gateway.counters()
+        print(
+            f"rdmaorder gateway: ended after {counters['orders_applied']} orders "
+            f"({counters['orders_rejected']} rejected at the gateway), {counters['reports_sent']} "
+            f"reports; drained in {(time.monotonic() - started) * 1e3:.0f} ms",
+            flush=True,
+        )
     return 0
+
+
+@contextlib.contextmanager
+def _end_signals() -> Iterator[Callable[[], signal.Signals]]:
+    """SIGTERM and SIGINT end no thread from here on; gives what waits for the first of them.
+
+    Blocking them is not enough: numpy's threads, made when it is imported, have them unblocked and
+    take them in place of a thread that does not. So each is caught, and told by a byte in a pipe
+    whichever thread it comes to. The gateway's threads, made meanwhile, do block them: no call of
+    theirs is to be interrupted.
+    """
+    pipe, writer = socket.socketpair()
+    writer.setblocking(False)
+    fd_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    handlers_before = {each: signal.signal(each, lambda *_: None) for each in _SIGNALS}
+    mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def wait() -> signal.Signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        number = 0
+        while number not in _SIGNALS:  # the pipe tells of every signal that Python catches
+            number = pipe.recv(1)[0]
+        for each in _SIGNALS:  # one is enough, until the process is gone
+            signal.signal(each, signal.SIG_IGN)
+        return signal.Signals(number)
+
+    try:
+        yield wait
+    except BaseException:
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
+        raise
+    finally:
+        signal.set_wakeup_fd(fd_before)
+        pipe.close()
+        writer.close()
 
 
 def _first_line(gateway: Gateway, recovered: int) -> str:

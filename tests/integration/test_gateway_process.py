@@ -221,6 +221,73 @@ def test_a_signal_drains_what_was_sent_just_before(
     assert gateway.stderr == ""
 
 
+SLOW = """
+import os, pathlib, signal, time
+import rdmaorder as ro
+class Waits:
+    def on_order(self, order):
+        while not pathlib.Path("{folder}/go-on").exists():
+            time.sleep(0.001)
+        order.accept()
+class SignalledAtStart(Waits):
+    def __init__(self):
+        for number in ({signals}):
+            os.kill(os.getpid(), number)
+"""
+
+
+def test_more_signals_while_it_drains_change_nothing(
+    start_process: Start, connect: Connect, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.format(folder=tmp_path, signals=""))
+    gateway = start_process("--handler", "slow:Waits")
+    session = connect(gateway)
+    order(session, 1)
+    gateway.send_signal(signal.SIGTERM)
+    assert gateway.process.stdout is not None
+    assert gateway.process.stdout.readline() == "rdmaorder gateway: SIGTERM, draining\n"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gateway.send_signal(number)
+    (tmp_path / "go-on").touch()
+    status, output = gateway.end()
+    assert (status, gateway.stderr) == (0, "")
+    assert "ended after 1 orders (0 rejected at the gateway), 1 reports" in output
+    assert not gateway.counters_path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_it_starts_drains_it_once_it_has(
+    start_process: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.format(folder=tmp_path, signals=f"{number:d}, 15, 2"))
+    gateway = start_process("--handler", "slow:SignalledAtStart")
+    assert gateway.process.stdout is not None
+    output = gateway.process.stdout.read()
+    assert (gateway.process.wait(PATIENCE_S), gateway.stderr) == (0, "")
+    assert output.startswith("rdmaorder gateway: SIG")
+    assert ", draining\nrdmaorder gateway: ended after 0 orders" in output
+
+
+def test_no_signal_interrupts_the_gateways_own_threads(start_process: Start) -> None:
+    gateway = start_process()
+    asked = sum(1 << number - 1 for number in (signal.SIGTERM, signal.SIGINT))
+
+    def blocked(task: Path) -> tuple[str, int]:
+        lines = (task / "status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines)
+        return status["Name"], int(status["SigBlk"], 16) & asked
+
+    tasks = Path(f"/proc/{gateway.pid}/task")
+
+    def own_threads() -> dict[str, int]:  # each names itself when it first runs
+        found = {name: mask for name, mask in map(blocked, tasks.iterdir()) if name[:3] == "ro-"}
+        return found if len(found) == 2 else {}
+
+    own = eventually(own_threads, "receiver and replay run")
+    assert own == {"ro-receiver": asked, "ro-replay": asked}
+    eventually(lambda: blocked(tasks / str(gateway.pid))[1] == 0, "the first thread takes them")
+
+
 def test_a_strategy_that_sends_without_pause_loses_nothing_over_the_end(
     start_process: Start, connect: Connect, tmp_path: Path
 ) -> None:
