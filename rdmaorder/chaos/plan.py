@@ -11,6 +11,9 @@ from rdmaorder.errors import InputError
 
 __all__ = ["KINDS", "PLANNED_SHARES", "Fault", "Kind", "make_plan", "parse_faults"]
 
+#: Days of them: more is a slip of the pen, and the plan is in memory.
+_MOST_FAULTS: Final = 1_000_000
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -79,8 +82,15 @@ class Fault:
 def parse_faults(text: str, transport: str) -> dict[str, int]:
     """``"200"``: so many of all kinds; ``"KIND[=COUNT],..."``: these. Counts by kind.
 
-    Raises InputError for a kind that does not exist, or not on this transport.
+    Raises InputError for a kind that does not exist, or not on this transport, and for too many.
     """
+    counts = _counts(text, transport)
+    if (total := sum(counts.values())) > _MOST_FAULTS:
+        raise InputError(f"--faults: {total} faults; a plan has {_MOST_FAULTS} at most")
+    return counts
+
+
+def _counts(text: str, transport: str) -> dict[str, int]:
     able = {name: share for name, share in PLANNED_SHARES.items() if _runs_on(name, transport)}
     if text.isdecimal():
         return _spread(int(text), able)

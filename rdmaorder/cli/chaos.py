@@ -71,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run(args: argparse.Namespace) -> int:
+    from rdmaorder._outputs import check_writable
     from rdmaorder.chaos import plan
     from rdmaorder.errors import InputError
 
@@ -80,22 +81,33 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if not 1 <= args.orders <= 10_000_000:
         raise InputError(f"--orders must be 1 .. 10000000, not {args.orders}")
+    if args.seed is not None and args.seed < 0:
+        raise InputError(f"--seed must be 0 or above, not {args.seed}")
+    if args.transport == "rdma" and not (args.listen and args.connect):
+        raise InputError(
+            "--transport rdma: give --listen rdma://HOST:PORT (with ?device=... where there are "
+            "several) and --connect with what the strategy uses"
+        )
+    check_writable((args.json,))
     seed = args.seed if args.seed is not None else time.time_ns() % 1_000_000
     counts, skipped = _possible(args, plan.parse_faults(args.faults, args.transport))
     faults = plan.make_plan(counts, seed)
     folder = _new_folder(args.keep)
-    outcome, verdict = _carry_out(args, folder, seed, faults)
-    outcome.skipped.update(skipped)
-    result = _result(args, seed, counts, outcome, verdict)
-    _print_result(result, verdict, outcome, folder)
-    if args.json is not None:
-        from rdmaorder.flow.report import write_json
+    failed = False
+    try:
+        outcome, verdict = _carry_out(args, folder, seed, faults)
+        failed = bool(outcome.failures) or not verdict.clean
+        outcome.skipped.update(skipped)
+        result = _result(args, seed, counts, outcome, verdict)
+        _print_result(result, verdict, outcome, folder)
+        if args.json is not None:
+            from rdmaorder.flow.report import write_json
 
-        write_json(args.json, result)
-    passed = verdict.clean and not outcome.failures
-    if passed and args.keep is None:
-        shutil.rmtree(folder)
-    return 0 if passed else 1
+            write_json(args.json, result)
+    finally:
+        if not failed and args.keep is None:
+            shutil.rmtree(folder)
+    return 1 if failed else 0
 
 
 def _possible(
@@ -145,13 +157,7 @@ def _carry_out(
     from rdmaorder.chaos.network import Network
     from rdmaorder.chaos.strategy import PACES
     from rdmaorder.chaos.supervisor import RunSettings, Supervisor
-    from rdmaorder.errors import InputError
 
-    if args.transport == "rdma" and not (args.listen and args.connect):
-        raise InputError(
-            "--transport rdma: give --listen rdma://HOST:PORT (with ?device=... where there are "
-            "several) and --connect with what the strategy uses"
-        )
     listen = args.listen or f"shm://{folder / 'gateway.sock'}"
     settings = RunSettings(
         folder=folder,

@@ -35,8 +35,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run(args: argparse.Namespace) -> int:
+    from rdmaorder._outputs import check_writable
     from rdmaorder.flow.report import write_json
 
+    check_writable((args.json,))
     verdict = reconcile_files(args.ledger, args.journal)
     print_verdict(verdict)
     if args.json is not None:

@@ -105,15 +105,12 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """What would spoil the run at its end is found before it."""
-    from rdmaorder.errors import InputError
+    from rdmaorder._outputs import check_writable
     from rdmaorder.plotting import require_matplotlib
 
     if args.plot is not None:
         require_matplotlib()
-    for path in (args.json, args.plot, args.ledger):
-        if path is not None and not path.absolute().parent.is_dir():
-            folder = path.absolute().parent
-            raise InputError(f"cannot be written: {folder} is no folder", path=str(path))
+    check_writable((args.json, args.plot, args.ledger))
 
 
 def replay(args: argparse.Namespace) -> ReplayReport:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rdmaorder._outputs import check_writable
 from rdmaorder.errors import ConfigError, InputError
 from rdmaorder.pingpong.measure import Measurement
 from rdmaorder.pingpong.runs import Run
@@ -21,31 +21,6 @@ __all__ = ["FORMAT", "check_writable", "headline", "to_json", "write_hdr"]
 FORMAT = 1
 _HDR_HIGHEST_NS = 3_600_000_000_000
 _HDR_DIGITS = 3
-
-
-def check_writable(paths: Iterable[Path | None]) -> None:
-    """What would spoil the run at its end is found before it."""
-    for path in paths:
-        if path is None:
-            continue
-        folder = path.absolute().parent
-        if path.is_dir():
-            raise InputError("cannot be written: it is a folder", path=str(path))
-        if not folder.is_dir():
-            raise InputError(f"cannot be written: {folder} is no folder", path=str(path))
-        _try_to_write(path)
-
-
-def _try_to_write(path: Path) -> None:
-    """Asking for permissions is not enough: root has them where a file system takes no file."""
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", path=str(path)) from None
 
 
 def require_hdrhistogram() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_support import ROOT, eventually
+from gateway_support import PATIENCE_S, ROOT, eventually
 
 from rdmaorder.chaos.plan import KINDS, make_plan, parse_faults
 from rdmaorder.errors import InputError
@@ -80,6 +81,8 @@ def test_a_plan_is_the_same_for_the_same_seed_and_spreads_over_all_kinds() -> No
         ("strategy-kil=3", "no fault 'strategy-kil'"),
         ("link-down", "link-down is not possible on shm"),
         ("gateway-kill=some", "write KIND=COUNT, such as gateway-kill=10"),
+        ("1000001", "1000001 faults; a plan has 1000000 at most"),
+        ("slot-torn=999999,gateway-kill=2", "1000001 faults; a plan has 1000000 at most"),
     ],
 )
 def test_a_fault_that_cannot_be_is_named(text: str, told: str) -> None:
@@ -92,6 +95,9 @@ def test_wrong_arguments_are_one_line_on_stderr(tmp_path: Path) -> None:
         (("--orders", "0"), "--orders must be 1 .. 10000000, not 0"),
         (("--keep", str(tmp_path)), "name a folder that does not exist yet"),
         (("--transport", "rdma"), "give --listen rdma://HOST:PORT"),
+        (("--seed", "-1"), "--seed must be 0 or above, not -1"),
+        (("--json", "/proc/chaos.json"), "/proc/chaos.json: cannot be written"),
+        (("--json", str(tmp_path / "no" / "j")), "no is no folder"),
     ):
         run = chaos(*arguments)
         assert run.returncode == 2
@@ -143,6 +149,29 @@ def test_nothing_outlives_an_interrupted_run(tmp_path: Path) -> None:
     finally:
         if users_of(ledger):
             os.killpg(run.pid, signal.SIGKILL)
+
+
+def test_an_interrupted_run_leaves_no_folder() -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-m", "rdmaorder", "chaos", "--faults", "strategy-deaf=500"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A shell's background job ignores it, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    maps = Path(f"/proc/{run.pid}/maps")
+    pattern = re.compile(r"(/\S+/rdmaorder-chaos-\w+)/ledger\n")
+    try:
+        found = eventually(lambda: pattern.search(maps.read_text()), "it has begun")
+        folder = Path(found[1])
+        eventually((folder / "strategy.log").exists, "the strategy runs")
+        run.send_signal(signal.SIGINT)
+        assert run.wait(PATIENCE_S) == 130
+        assert not folder.exists()
+    finally:
+        run.kill()
+        run.wait()
 
 
 def users_of(path: Path) -> list[str]:

@@ -241,6 +241,14 @@ def test_a_wrong_socket_path_and_folders_that_are_not_there_are_named(
     assert "no.sock" in capsys.readouterr().err
     assert replay(path, tmp_path / "no.sock", "--json", str(tmp_path / "no" / "j")) == 2
     assert "is no folder" in capsys.readouterr().err
+    for option in ("--json", "--ledger", "--plot"):
+        if option == "--plot":
+            pytest.importorskip("matplotlib")
+        assert replay(path, tmp_path / "no.sock", option, "/proc/out") == 2  # before it connects
+        assert "/proc/out: cannot be written" in capsys.readouterr().err
+    words = ["reconcile", "--ledger", str(tmp_path / "none"), "--journal", str(tmp_path)]
+    assert cli.main([*words, "--json", "/proc/out"]) == 2  # before it reads
+    assert "/proc/out: cannot be written" in capsys.readouterr().err
     assert cli.main(["reconcile", "--ledger", str(path), "--journal", str(tmp_path)]) == 2
     assert "is no ledger" in capsys.readouterr().err
 
