@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rdmaorder import _core
-from rdmaorder.errors import JournalError
+from rdmaorder.errors import JournalError, SystemFailure
 
 Records: TypeAlias = npt.NDArray[np.void]
 Directory: TypeAlias = "str | os.PathLike[str]"
@@ -59,11 +60,21 @@ class ScanResult:
 
 
 def batches(reader: _core.JournalReader, batch_records: int) -> Iterator[Records]:
-    while True:
-        batch: Records = reader.next_batch(batch_records)
-        if len(batch) == 0:
-            return
+    while len(batch := _next_batch(reader, batch_records)) > 0:
         yield batch
+
+
+def _next_batch(reader: _core.JournalReader, batch_records: int) -> Records:
+    try:
+        batch: Records = reader.next_batch(batch_records)
+    except (JournalError, SystemFailure) as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        what = str(error).partition(";")[0]
+        raise JournalError(
+            f"{what}; run this as the gateway's user, or as root", error_number=error.errno
+        ) from None
+    return batch
 
 
 def read(directory: Directory, *, batch_records: int = BATCH_RECORDS) -> Iterator[Records]:

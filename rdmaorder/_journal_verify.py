@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -155,8 +154,6 @@ def verify(directory: Directory) -> VerifyResult:
     Raises JournalError when the directory cannot be read or holds no journal; a segment header
     that cannot be read is damage, and what lies before it is still counted.
     """
-    if not Path(directory).is_dir():
-        raise JournalError(f"journal directory {os.fspath(directory)} does not exist")
     reader = _core.JournalReader(os.fspath(directory))
     names = SessionNames()
     checks: dict[str, SessionCheck] = {}
@@ -169,6 +166,8 @@ def verify(directory: Directory) -> VerifyResult:
                     check = checks.setdefault(name, SessionCheck(name))
                     check.take(piece[piece["session_index"] == index])
     except JournalError as error:
+        if error.errno:  # a call that failed says nothing of the journal
+            raise
         header_damage = str(error)
     facts = dict(reader.result)
     if header_damage:

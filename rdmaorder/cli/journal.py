@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _KINDS = tuple(kind.name.lower() for kind in RecordKind)
 _SHOWN_RANGES = 5
+_BATCH_RECORDS = 8192
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,7 +51,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "verify",
         help="check every record and every session's sequences",
         description="Checks every record and every session's sequences. Exit status 0 when all is "
-        "whole, 1 when the journal is damaged or a session misses or repeats a sequence.",
+        "whole, 1 when the journal is damaged or a session misses or repeats a sequence, 2 when it "
+        "cannot be read.",
     )
     check.add_argument("directory", metavar="DIR", help="the journal directory of the gateway")
     check.add_argument("--json", action="store_true", help="print one JSON object")
@@ -108,6 +110,7 @@ def run_cat(args: argparse.Namespace) -> int:
 
 def _cat(args: argparse.Namespace) -> int:
     from rdmaorder import _core
+    from rdmaorder._journal_records import batches
     from rdmaorder.cli.journal_records import Decoder
     from rdmaorder.errors import InputError, JournalError
 
@@ -125,24 +128,32 @@ def _cat(args: argparse.Namespace) -> int:
         session_seen = True
         return kind is None or record_kind == kind
 
-    while left != 0 and len(batch := reader.next_batch(8192)) > 0:
-        for fields in decoder.records(batch, wanted):
-            if fields["position"] < args.from_position:
-                continue
-            show(fields)
-            if left is not None:
-                left -= 1
-                if left == 0:
-                    return 0
-    result = reader.result
+    header_damage = ""
+    try:
+        for batch in batches(reader, _BATCH_RECORDS):
+            for fields in decoder.records(batch, wanted):
+                if fields["position"] < args.from_position:
+                    continue
+                show(fields)
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        return 0
+    except JournalError as error:
+        if error.errno:  # a call that failed says nothing of the journal
+            raise
+        header_damage = str(error)
+    result = dict(reader.result)
+    if header_damage:
+        result.update(clean=False, damage=header_damage)
     if result["segment_count"] == 0 and result["clean"]:
         raise JournalError(f"no journal in {args.directory}: it holds no segment files")
-    if args.session is not None and not session_seen:
-        known = ", ".join(decoder.sessions) or "none"
-        raise InputError(f"no session {args.session!r} in this journal; it has: {known}")
     if not result["clean"]:
         print(f"rdmaorder: journal damaged: {result['damage']}", file=sys.stderr)
         return 1
+    if args.session is not None and not session_seen:
+        known = ", ".join(decoder.sessions) or "none"
+        raise InputError(f"no session {args.session!r} in this journal; it has: {known}")
     return 0
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from journal_author import Author, damage, new_order, report, write_two_sessions
 
-from rdmaorder import messages
+from rdmaorder import cli, messages
 from rdmaorder.cli import journal as command
 from rdmaorder.errors import InputError
 from rdmaorder.journal import RecordKind
@@ -143,6 +147,66 @@ def test_cat_of_a_damaged_journal_prints_the_prefix_and_fails(
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 2
     assert "damaged" in printed.err and "position 3" in printed.err
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("command_name", ["cat", "verify"])
+def test_a_damaged_header_is_damage_and_what_lies_before_it_is_shown(
+    directory: Path, capsys: pytest.CaptureFixture[str], command_name: str, number: int
+) -> None:
+    with Author(directory) as author:
+        author.session(0, "alpha")
+        author.orders(0, *range(1, 1000))  # more than a segment
+    damage(directory, 9, number)
+    assert run(command_name, str(directory)) == 1
+    printed = capsys.readouterr()
+    told = printed.err if command_name == "cat" else printed.out
+    assert "damage" in told and f"{number:010d}.rojl: written in version" in told
+    shown = len(printed.out.splitlines()) if command_name == "cat" else told.count("orders")
+    assert (shown > 0) == (number == 2)
+
+
+@contextlib.contextmanager
+def without_rights() -> Iterator[None]:
+    """Root may read everything; as nobody it may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("command_name", ["cat", "verify"])
+@pytest.mark.parametrize("what", ["directory", "segment"])
+def test_a_journal_that_may_not_be_read_is_not_called_damaged(
+    capsys: pytest.CaptureFixture[str], command_name: str, what: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not in pytest's, which is closed to others
+        Path(folder).chmod(0o755)
+        write_two_sessions(journal := Path(folder) / "journal")
+        closed = journal if what == "directory" else journal / "0000000001.rojl"
+        journal.chmod(0o755)
+        closed.chmod(0)
+        with without_rights():
+            assert cli.main(["journal", command_name, str(journal)]) == 2
+        closed.chmod(0o700)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (
+        f"rdmaorder: error: open journal {what} {closed}: Permission denied; "
+        "run this as the gateway's user, or as root\n"
+    )
+
+
+@pytest.mark.parametrize("command_name", ["cat", "verify"])
+def test_a_journal_that_is_not_there_is_named(
+    directory: Path, capsys: pytest.CaptureFixture[str], command_name: str
+) -> None:
+    assert cli.main(["journal", command_name, str(directory)]) == 2
+    assert f"{directory}: No such file or directory; name the directory" in capsys.readouterr().err
 
 
 def test_cat_into_a_pipe_that_closes_ends_quietly(directory: Path) -> None:
