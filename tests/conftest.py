@@ -76,7 +76,6 @@ def start_gateway(tmp_path: Path, transport: str) -> Iterator[StartGateway]:
     yield start
     for gateway in started:
         gateway.stop()
-    for gateway in started:  # over RDMA those of one process share a counters file
         assert not Path(gateway.counters_path).exists()
         assert not Path(gateway.url.removeprefix("shm://")).exists()
     left = [t.name for t in set(threading.enumerate()) - threads_before if t.name == "ro-control"]

@@ -193,7 +193,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "stat",
         help="show what a running process counts",
         description="Shows a counters file. Reading it costs its process nothing, and it can be "
-        "read after the process ended.",
+        "read after the process was killed; a gateway that ends in order removes it.",
     )
     parser.add_argument("path", metavar="PATH", help="the counters file; the gateway names it")
     parser.add_argument(

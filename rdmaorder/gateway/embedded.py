@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import os
-import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 from rdmaorder import _core
 from rdmaorder._core import Order
 from rdmaorder.errors import ConfigError
+from rdmaorder.gateway import counters_file
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.server import ControlServer
 from rdmaorder.messages import MassCancelScope, Reason, Records
@@ -90,7 +89,9 @@ class Gateway:
         self.config = (config or GatewayConfig()).with_overrides(**settings)
         if self.config.listen is None:
             raise ConfigError('[gateway] listen is not set; give listen="shm:///path/gw.sock"')
-        self.counters_path = self.config.counters or _default_counters_path(self.config.listen_path)
+        self.counters_path = self.config.counters or counters_file.default_path(
+            self.config.listen_path
+        )
         chosen = handler if handler is not None else self.config.handler
         self.handler_name = chosen if isinstance(chosen, str) else type(chosen).__name__
         if isinstance(chosen, str):
@@ -99,6 +100,7 @@ class Gateway:
         else:
             _check_handler(chosen, f"handler: {self.handler_name}")
         self._core = _core.GatewayCore(_core_settings(self.config, self.counters_path), chosen)
+        self._counters_file = counters_file.file_at(self.counters_path)
         self._tell_in_doubt(chosen)
         self._server: ControlServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -169,7 +171,8 @@ class Gateway:
 
     def _end_core(self) -> None:
         self._core.stop()
-        Path(self.counters_path).unlink(missing_ok=True)
+        if counters_file.file_at(self.counters_path) == self._counters_file:
+            Path(self.counters_path).unlink(missing_ok=True)
 
     def halt(self, reason: Reason = Reason.HALTED) -> None:
         """Refuses new orders of every session with ``reason`` until resume(); cancels pass."""
@@ -328,14 +331,6 @@ def _core_settings(config: GatewayConfig, counters_path: str) -> dict[str, Any]:
     if config.max_quantity is not None:
         settings["max_quantity"] = config.max_quantity
     return settings
-
-
-def _default_counters_path(listen_path: str | None) -> str:
-    """In memory, not on a disk: the kernel stalls writers of mapped pages it is writing back."""
-    name = Path(listen_path or "gateway").name.removesuffix(".sock")
-    shared = Path("/dev/shm")
-    folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
-    return str(folder / f"rdmaorder-{os.geteuid()}-{name}-{os.getpid()}.counters")
 
 
 def _check_handler(handler: object, name: str) -> None:

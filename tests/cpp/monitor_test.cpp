@@ -1,10 +1,13 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -277,12 +280,56 @@ TEST_F(CountersFileTest, PathsThatCannotBeAreRefusedByName) {
 TEST_F(CountersFileTest, TheFileStaysForThePostMortemAndANewOneTakesItsPlaceWhole) {
   CountersFile::create(path, "first", 2)->make("passes").add(7);
   EXPECT_EQ(field<std::uint64_t>(read(path), 128 + 2 * 128), 7U);
-  auto old = CountersFile::create(path, "second", 2);
-  auto fresh = CountersFile::create(path, "third", 1);
-  old->make("passes").add(1);  // into the file that lost its name
-  EXPECT_STREQ(read(path).data() + 48, "third");
+  const auto fresh = CountersFile::create(path, "second", 1);
+  EXPECT_STREQ(read(path).data() + 48, "second");
   EXPECT_EQ(read(path).size(), 128U + 128 + 8);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory), {}), 1);
+}
+
+TEST_F(CountersFileTest, AFileInUseIsRefusedWithItsProcessAndOneThatWasLeftIsNot) {
+  auto first = CountersFile::create(path, "first", 1);
+  const auto message =
+      message_of([&] { CountersFile::create(path, "second", 1); }, ErrorKind::kConfig);
+  EXPECT_EQ(message, "counters file " + path.string() + ": in use by process " +
+                         std::to_string(::getpid()) +
+                         "; stop it, or give each gateway a path of its own");
+  EXPECT_STREQ(read(path).data() + 48, "first");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory), {}), 1);
+
+  first.reset();
+  const ::pid_t child = ::fork();
+  if (child == 0) {
+    const auto left = CountersFile::create(path, "third", 1);
+    ::kill(::getpid(), SIGKILL);
+  }
+  ASSERT_GT(child, 0);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  EXPECT_STREQ(read(path).data() + 48, "third");
+  first = CountersFile::create(path, "fourth", 1);
+  EXPECT_STREQ(read(path).data() + 48, "fourth");
+}
+
+TEST_F(CountersFileTest, OfManyThatStartAtOnceOneHasTheFile) {
+  for (int round = 0; round < 50; ++round) {
+    if (round % 2 == 0) std::filesystem::remove(path);  // else the file of the round before is left
+    std::array<std::unique_ptr<CountersFile>, 4> made;
+    std::vector<std::thread> threads;
+    std::atomic<unsigned> refused{0};
+    for (auto& each : made) {
+      threads.emplace_back([&] {
+        try {
+          each = CountersFile::create(path, "one of many", 1);
+        } catch (const Error&) {
+          ++refused;
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    ASSERT_EQ(refused, made.size() - 1);
+    const auto winner = std::find_if(made.begin(), made.end(), [](auto& each) { return !!each; });
+    (*winner)->make("passes").add(static_cast<std::uint64_t>(round) + 1);
+    ASSERT_EQ(field<std::uint64_t>(read(path), 128 + 128), static_cast<std::uint64_t>(round) + 1);
+  }
 }
 
 TEST_F(CountersFileTest, AReaderNeverFindsHalfAFileWhileItIsReplaced) {
@@ -300,7 +347,10 @@ TEST_F(CountersFileTest, AReaderNeverFindsHalfAFileWhileItIsReplaced) {
       ++read_count;
     }
   });
-  while (read_count < 500) counters = CountersFile::create(path, "writer", 4);
+  while (read_count < 500) {
+    counters.reset();
+    counters = CountersFile::create(path, "writer", 4);
+  }
   stop = true;
   reader.join();
   EXPECT_EQ(bad_count, 0);

@@ -61,8 +61,9 @@ class Counter {
 class CountersFile {
  public:
   /// `path` empty: anonymous memory (tests, embedded use). Mode 0600. A reader finds the file of
-  /// before or this one whole, never a part; the file stays when this object goes. `label` is cut
-  /// to 79 bytes. `capacity` is 1 .. kCounterCountMax. Throws Error.
+  /// before or this one whole, never a part; the file stays when this object goes. Until then it is
+  /// locked (flock), and refused to others. `label` is cut to 79 bytes. `capacity` is
+  /// 1 .. kCounterCountMax. Throws Error.
   static std::unique_ptr<CountersFile> create(const std::string& path, const std::string& label,
                                               std::uint32_t capacity);
   virtual ~CountersFile() = default;

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -83,8 +84,16 @@ class Mapping {
   std::size_t bytes_;
 };
 
-/// A file beside `path` that takes its place by commit(), or vanishes. Owns the fd; mkstemp makes
-/// it with mode 0600.
+/// Process id in the header of a counters file, for a message.
+std::string writer_of(int fd) {
+  FileHeader header{};
+  const bool known = ::pread(fd, &header, sizeof header, 0) == sizeof header &&
+                     std::memcmp(header.magic, kCountersMagic, sizeof header.magic) == 0;
+  return known ? "process " + std::to_string(header.process_id) : "another process";
+}
+
+/// A file beside `path` that takes its place by commit(), or vanishes. Locked as long as its fd is
+/// open, which tells a file in use from one that was left; mkstemp makes it with mode 0600.
 class ReplacementFile {
  public:
   ReplacementFile(const std::string& path, std::size_t bytes) : path_(path) {
@@ -98,6 +107,11 @@ class ReplacementFile {
     fd_.reset(::mkostemp(temporary_.data(), O_CLOEXEC));
     if (!fd_) {
       throw_errno("create counters file", path, errno, "its directory must exist and be writable");
+    }
+    if (::flock(fd_.get(), LOCK_EX | LOCK_NB) != 0) {
+      const int error = errno;
+      ::unlink(temporary_.c_str());
+      throw_errno("lock counters file", path, error, "put it on /run or /dev/shm");
     }
     // Takes the blocks now: on a full disk this fails here, and not by SIGBUS at the first count.
     const int error = ::posix_fallocate(fd_.get(), 0, static_cast<off_t>(bytes));
@@ -113,14 +127,48 @@ class ReplacementFile {
   }
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-  void commit() {
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
-      throw_errno("move counters file to", path_, errno);
+
+  /// Throws when a living process uses the file there is. Gives the fd: its lock says "in use".
+  memory::UniqueFd commit() {
+    while (!take_name()) {
     }
     temporary_.clear();
+    return std::move(fd_);
   }
 
  private:
+  /// False: the file of before came, went or was replaced meanwhile; look again. Whoever replaces a
+  /// file holds its lock, so of two that start at once one is refused.
+  bool take_name() {
+    const memory::UniqueFd before(
+        ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    if (!before) {
+      if (errno != ENOENT) throw_errno("open counters file", path_, errno, "name another path");
+      if (::link(temporary_.c_str(), path_.c_str()) == 0) {
+        ::unlink(temporary_.c_str());
+        return true;
+      }
+      if (errno != EEXIST) throw_errno("name counters file", path_, errno);
+      return false;
+    }
+    if (::flock(before.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EWOULDBLOCK) throw_errno("lock counters file", path_, errno);
+      throw Error(ErrorKind::kConfig, "counters file " + path_ + ": in use by " +
+                                          writer_of(before.get()) +
+                                          "; stop it, or give each gateway a path of its own");
+    }
+    struct stat opened{};
+    struct stat named{};
+    if (::fstat(before.get(), &opened) != 0 || ::lstat(path_.c_str(), &named) != 0 ||
+        opened.st_dev != named.st_dev || opened.st_ino != named.st_ino) {
+      return false;
+    }
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
+      throw_errno("move counters file to", path_, errno);
+    }
+    return true;
+  }
+
   const std::string& path_;
   std::string temporary_;
   memory::UniqueFd fd_;
@@ -149,6 +197,8 @@ class MappedCounters final : public CountersFile {
     std::memcpy(header.label, cut.data(), cut.size());
     std::memcpy(mapping_->at(0), &header, sizeof header);
   }
+
+  void keep(memory::UniqueFd lock) noexcept { lock_ = std::move(lock); }
 
   Counter make(const std::string& name) override {
     if (name.size() >= kCounterLabelBytes || !is_counter_name(name)) {
@@ -207,6 +257,7 @@ class MappedCounters final : public CountersFile {
   }
 
   std::string path_;
+  memory::UniqueFd lock_;
   std::unique_ptr<Mapping> mapping_;
   std::uint32_t capacity_;
   std::uint32_t used_count_ = 0;
@@ -234,7 +285,7 @@ std::unique_ptr<CountersFile> CountersFile::create(const std::string& path,
   auto counters = std::make_unique<MappedCounters>(
       path, std::make_unique<Mapping>(file.fd(), bytes, path), capacity);
   counters->write_header(label);
-  file.commit();
+  counters->keep(file.commit());
   return counters;
 }
 
