@@ -348,7 +348,8 @@ def _load_handler(text: str) -> PythonHandler | OrderHandler:
         made: PythonHandler | OrderHandler = getattr(
             importlib.import_module(module_name), class_name
         )()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"[gateway] handler = {text!r}: {error}") from error
+    except Exception as error:  # the user's code may raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"[gateway] handler = {text!r}: {what}") from error
     _check_handler(made, f"[gateway] handler = {text!r}: {class_name}")
     return made

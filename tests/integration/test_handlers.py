@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -297,6 +298,35 @@ def test_a_handler_name_that_leads_nowhere_is_told(
 ) -> None:
     with pytest.raises(ro.ConfigError, match=told):
         start_gateway(handler=handler)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "told"),
+    [
+        ("faulty_handlers:NeedsMore", TypeError, "TypeError: .*missing 1 required positional"),
+        ("faulty_handlers:Raises", RuntimeError, "RuntimeError: no venue"),
+        ("faulty_handlers:NUMBER", TypeError, "TypeError: 'int' object is not callable"),
+        ("no_python:Handler", SyntaxError, r"SyntaxError: .*no_python\.py, line 1"),
+    ],
+)
+def test_a_handler_that_cannot_be_made_is_one_error_with_its_cause(
+    start_gateway: StartGateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    error: type[Exception],
+    told: str,
+) -> None:
+    (tmp_path / "no_python.py").write_text("class Handler(:\n")
+    (tmp_path / "faulty_handlers.py").write_text(
+        "class NeedsMore:\n    def __init__(self, venue): pass\n"
+        "class Raises:\n    def __init__(self): raise RuntimeError('no venue')\n"
+        "NUMBER = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ro.ConfigError, match=rf"\[gateway\] handler = '{name}': {told}") as raised:
+        start_gateway(handler=name)
+    assert isinstance(raised.value.__cause__, error)
 
 
 def test_the_end_of_the_gateway_is_the_end_of_the_calls(
