@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import operator
 import threading
+from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ from rdmaorder.errors import ConfigError
 from rdmaorder.gateway import counters_file
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.server import ControlServer
-from rdmaorder.messages import MassCancelScope, Reason, Records
+from rdmaorder.messages import MassCancelScope, Reason, Records, Side
 
 __all__ = ["Gateway", "OrderHandler", "PythonHandler"]
 
@@ -24,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _BUILT_IN_HANDLERS = ("accept", "venue", "null")
 _FAILURE_CHECK_S = 0.02
+_ID_MAX = (1 << 32) - 1
 
 
 class OrderHandler(Protocol):
@@ -176,7 +179,7 @@ class Gateway:
 
     def halt(self, reason: Reason = Reason.HALTED) -> None:
         """Refuses new orders of every session with ``reason`` until resume(); cancels pass."""
-        self._core.halt(int(reason))
+        self._core.halt(_member(Reason, reason, "reason"))
 
     def resume(self) -> None:
         """Takes new orders again."""
@@ -219,12 +222,17 @@ class Gateway:
         reason: Reason = Reason.MASS_CANCEL,
     ) -> int:
         """Cancels live orders of a session on the operator's behalf. Returns how many."""
-        count = 0
-        for each in self._chosen(session):
-            count += self._core.cancel_orders(
-                each["session_index"], int(scope), instrument, side, account, int(reason)
-            )
-        return count
+        named = (
+            _member(MassCancelScope, scope, "scope"),
+            _id(instrument, "instrument"),
+            _member(Side, side, "side") if side or scope == MassCancelScope.SIDE else 0,
+            _id(account, "account"),
+            _member(Reason, reason, "reason"),
+        )
+        return sum(
+            self._core.cancel_orders(each["session_index"], *named)
+            for each in self._chosen(session)
+        )
 
     def _chosen(self, session: str | None) -> list[dict[str, Any]]:
         chosen = [each for each in self._core.sessions() if session in (None, each["name"])]
@@ -331,6 +339,25 @@ def _core_settings(config: GatewayConfig, counters_path: str) -> dict[str, Any]:
     if config.max_quantity is not None:
         settings["max_quantity"] = config.max_quantity
     return settings
+
+
+def _member(kind: type[IntEnum], value: int, name: str) -> int:
+    try:
+        return int(kind(value))
+    except ValueError:
+        raise ConfigError(
+            f"{name} = {value!r}: is none of its values; use a member of rdmaorder.{kind.__name__}"
+        ) from None
+
+
+def _id(value: int, name: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name} = {value!r}: is not an integer; use 0 to {_ID_MAX}") from None
+    if not 0 <= number <= _ID_MAX:
+        raise ConfigError(f"{name} = {value!r}: is out of range; use 0 to {_ID_MAX}")
+    return number
 
 
 def _check_handler(handler: object, name: str) -> None:

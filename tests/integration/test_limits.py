@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gateway_support import (
     PATIENCE_S,
@@ -135,6 +136,46 @@ def test_a_mass_cancel_takes_what_its_scope_names_and_nothing_else(
         assert gateway.cancel_orders("alpha") == len(TERMS) - len(cancelled)
         take(session, len(TERMS) - len(cancelled))
     assert len(other.orders()) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda g: g.cancel_orders("alpha", scope=9), "scope = 9: is none of its values"),
+        (
+            lambda g: g.cancel_orders("alpha", scope=257),
+            "use a member of rdmaorder.MassCancelScope",
+        ),
+        (lambda g: g.cancel_orders("alpha", instrument=-1), "instrument = -1: is out of range"),
+        (lambda g: g.cancel_orders("alpha", instrument=1 << 32), "use 0 to 4294967295"),
+        (lambda g: g.cancel_orders("alpha", account="a"), "account = 'a': is not an integer"),
+        (lambda g: g.cancel_orders("alpha", side=3), "side = 3: is none of its values"),
+        (lambda g: g.cancel_orders("alpha", scope=3), "side = 0: is none of its values"),
+        (lambda g: g.cancel_orders("alpha", reason=999), "reason = 999: is none of its values"),
+        (
+            lambda g: g.halt(999),
+            "reason = 999: is none of its values; use a member of rdmaorder.Re",
+        ),
+        (lambda g: g.halt("now"), "reason = 'now': is none of its values"),
+    ],
+)
+def test_an_operators_value_that_cannot_be_is_named_and_does_nothing(
+    start_gateway: StartGateway,
+    connect: Connect,
+    call: Callable[[ro.Gateway], object],
+    told: str,
+) -> None:
+    gateway = start_gateway(handler="venue")
+    session = connect(gateway)
+    order(session, 1)
+    take(session, 1)
+    with pytest.raises(ro.ConfigError) as raised:
+        call(gateway)
+    assert told in str(raised.value)
+    order(session, 2)  # nothing was halted
+    take(session, 1)
+    numbers = {"instrument": np.uint32(7), "side": 2, "account": np.int64(3)}
+    assert gateway.cancel_orders("alpha", scope=2, **numbers) == 2
 
 
 def test_a_throttled_session_sees_it_in_its_status_and_is_told_when_it_is_over(
