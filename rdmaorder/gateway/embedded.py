@@ -148,7 +148,7 @@ class Gateway:
         started: list[BaseException | None] = []
         ready = threading.Event()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(started, ready)), name="ro-control", daemon=True
+            target=self._run_server, args=(started, ready), name="ro-control", daemon=True
         )
         self._thread.start()
         ready.wait()
@@ -267,15 +267,19 @@ class Gateway:
     ) -> None:
         self.stop()
 
+    def _run_server(self, started: list[BaseException | None], ready: threading.Event) -> None:
+        try:
+            asyncio.run(self._serve(started, ready))
+        except BaseException as error:
+            if ready.is_set():
+                raise
+            started.append(error)  # start() waits, and raises it
+            ready.set()
+
     async def _serve(self, started: list[BaseException | None], ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._server = ControlServer(self._core, self.config)
-        try:
-            await self._server.start()
-        except BaseException as error:
-            started.append(error)
-            ready.set()
-            return
+        await self._server.start()
         started.append(None)
         ready.set()
         watcher = asyncio.create_task(self._watch_core(self._server))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gateway_support import PATIENCE_S, ROOT
 from handshake_support import (
     ESTABLISH,
     Running,
@@ -184,3 +186,37 @@ def test_of_gateways_that_start_at_once_on_a_stale_socket_one_listens(
     for starter in starters:
         starter.communicate("end\n")
     assert sorted(said) == ["listens"] + ["refused"] * 4
+
+
+STARVED = """
+import os, resource, sys
+import rdmaorder as ro
+
+gateway = ro.Gateway(listen=f"shm://{sys.argv[1]}/gw.sock", idle="backoff",
+                     counters=f"{sys.argv[1]}/counters")
+spare = [os.dup(0) for _ in range(int(sys.argv[2]) + 1)]
+files = resource.RLIMIT_NOFILE
+resource.setrlimit(files, (spare[-1], resource.getrlimit(files)[1]))
+for each in spare:
+    os.close(each)
+try:
+    gateway.start()
+except OSError as error:
+    print(error.errno, os.path.exists(gateway.counters_path))
+"""
+
+
+@pytest.mark.parametrize("descriptors", [0, 3])  # for no loop, and for the loop alone
+def test_a_start_without_descriptors_fails_and_does_not_wait_for_ever(
+    tmp_path: Path, descriptors: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(tmp_path), str(descriptors)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.stdout == f"{errno.EMFILE} False\n", done.stderr
+    assert done.returncode == 0
