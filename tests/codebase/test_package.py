@@ -82,6 +82,44 @@ class TestSourceDistribution:
         assert version == wheel.name.split("-")[1]
 
 
+STRATEGY = """
+#include "rdmaorder/error.hpp"
+#include "rdmaorder/session.hpp"
+
+int main(int count, char** words) {
+  unsigned char total = count;  // not for our warnings to judge
+  int unused;
+  rdmaorder::SessionConfig config;
+  config.connect.url = words[1];
+  config.connect.session = "alpha";
+  const auto session = rdmaorder::Session::connect(config);
+  rdmaorder::wire::NewOrder order{};
+  order.instrument = total;
+  std::uint64_t sequence = 0;
+  return session->try_new_order(order, &sequence) == rdmaorder::Status::kOk ? 0 : 1;
+}
+"""
+
+
+@pytest.mark.skipif("cmake" in MISSING or "ninja" in MISSING, reason="not installed: cmake, ninja")
+def test_a_program_takes_the_library_in_with_flags_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "strategy.cpp").write_text(STRATEGY, encoding="utf-8")
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.22)\nproject(strategy CXX)\n"
+        f'add_subdirectory("{house.ROOT}" rdmaorder EXCLUDE_FROM_ALL)\n'
+        "add_executable(strategy strategy.cpp)\n"
+        "target_link_libraries(strategy PRIVATE rdmaorder::core)\n",
+        encoding="utf-8",
+    )
+    run("cmake", "-S", ".", "-B", "build", "-G", "Ninja", cwd=tmp_path)
+    settings = (tmp_path / "build" / "CMakeCache.txt").read_text(encoding="utf-8")
+    assert "RDMAORDER_PYTHON:BOOL=OFF" in settings
+    assert "RDMAORDER_WERROR:BOOL=OFF" in settings
+    run("ninja", "-C", "build", "CMakeFiles/strategy.dir/strategy.cpp.o", cwd=tmp_path)
+    links = run("ninja", "-C", "build", "-t", "query", "strategy", cwd=tmp_path)
+    assert "rdmaorder/librdmaorder_core.a" in links
+
+
 def test_every_linter_is_pinned_for_one_that_moves_breaks_builds_that_changed_nothing() -> None:
     text = (house.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (needs,) = re.findall(r"^lint = \[(.*)\]$", text, re.MULTILINE)
