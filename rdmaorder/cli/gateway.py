@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rdmaorder import __version__
+from rdmaorder.errors import ConfigError
 from rdmaorder.gateway import Gateway, GatewayConfig
 
 __all__ = ["add_parser"]
@@ -56,9 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = GatewayConfig.from_file(arguments.config) if arguments.config else GatewayConfig()
     names = ("listen", "tls", "journal", "sync", "handler", "counters", "idle", "cpu")
     flags = {name: getattr(arguments, name) for name in names}
+    try:
+        config = config.with_overrides(**flags)
+    except ConfigError as error:
+        raise ConfigError(f"command line: {error}") from None
     with _end_signals() as wait_for_end:
-        given = {name: value for name, value in flags.items() if value is not None}
-        gateway = Gateway(config, **given)
+        gateway = Gateway(config)
         recovered = gateway.journal_state().get("recovered_records", 0)
         with gateway:
             print(_first_line(gateway, recovered), flush=True)

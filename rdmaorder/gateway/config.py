@@ -242,12 +242,9 @@ class GatewayConfig:
     def with_overrides(self, **values: Any) -> GatewayConfig:
         """A copy with ``values`` in place of what the file said; None leaves a key as it is."""
         given = {key: value for key, value in values.items() if value is not None}
-        try:
-            for key, value in given.items():
-                _known(key, _FIELD_NAMES, "key in [gateway]", value)
-            return dataclasses.replace(self, **given)
-        except ConfigError as error:
-            raise ConfigError(f"command line: {error}") from None
+        for key, value in given.items():
+            _known(key, _FIELD_NAMES, "key in [gateway]", value)
+        return dataclasses.replace(self, **given)
 
 
 _SESSION_KEYS: Final = frozenset({"key", "cancel_on", "cancel_grace_ms"})

@@ -47,6 +47,8 @@ def urls(value: Any) -> tuple[str, ...]:
     if not isinstance(given, (list, tuple)) or not given:
         raise ValueError('is no URL; write "shm:///run/gw.sock" or ["shm:...", "rdma://..."]')
     for url in given:
+        if url == "":
+            raise ValueError('holds an empty address; write "shm:///run/gw.sock"')
         try:
             parse_address(string(url))
         except ValueError as error:
@@ -169,9 +171,11 @@ def session_cancel(value: Any) -> dict[str, tuple[str, int]]:
 
 def session_key(value: Any) -> bytes:
     """Bytes of a key. The ValueError never repeats what was given."""
+    if not isinstance(value, (str, bytes)):
+        raise ValueError("is not a string; write it in quotes, in hex: openssl rand -hex 32")
     try:
         key = value if isinstance(value, bytes) else bytes.fromhex(value)
-    except (TypeError, ValueError):
+    except ValueError:
         raise ValueError("is not written in hex; make one with: openssl rand -hex 32") from None
     if len(key) < KEY_MIN_BYTES:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rdmaorder import Gateway, cli
 from rdmaorder.errors import ConfigError
 from rdmaorder.gateway.config import GatewayConfig, parse_shm_url
 
@@ -191,7 +192,7 @@ SECRET = "5ec7e7" * 5
 BAD_KEYS = {
     "too short": (f'[sessions.a]\nkey = "{SECRET}"', "15 bytes"),
     "no hex": (f'[sessions.a]\nkey = "{SECRET}x"', "not written in hex"),
-    "a number": ("[sessions.a]\nkey = 5", "not written in hex"),
+    "a number": ("[sessions.a]\nkey = 5", "[sessions.a] key: is not a string; write it in quotes"),
     "no key": ("[sessions.a]\n", "something else than key"),
     "another setting": (f'[sessions.a]\nkye = "{SECRET}"', "something else than key"),
     "no name": (f'[sessions]\nkey = "{SECRET}"', "something else than key"),
@@ -291,9 +292,37 @@ def test_the_command_line_wins_over_the_file_and_none_leaves_it(tmp_path: Path) 
     assert (config.cpu, config.handler, config.order_slots) == (0, "venue", 512)
 
 
-def test_a_bad_override_names_the_command_line() -> None:
-    with pytest.raises(ConfigError, match=r"^command line: \[gateway\] order_slots = 3: "):
-        GatewayConfig().with_overrides(order_slots=3)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--cpu", "-1"], "[gateway] cpu = -1: is out of range"),
+        (
+            ["--listen", ""],
+            "[gateway] listen = ['']: holds an empty address; write \"shm:///run/gw",
+        ),
+        (["--handler", ""], "[gateway] handler = '': "),
+    ],
+)
+def test_a_bad_option_names_the_command_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert cli.main(["gateway", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"rdmaorder: error: command line: {told}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"listen": 5}, "[gateway] listen = 5: is no URL"),
+        ({"jurnal": "j"}, "jurnal = 'j': unknown key in [gateway]; did you mean journal?"),
+    ],
+)
+def test_a_bad_setting_of_a_gateway_names_no_command_line(
+    settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Gateway(**settings)
+    assert str(raised.value).startswith(told)
 
 
 def test_an_override_is_checked_against_the_rest_of_the_file() -> None:
