@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from rdmaorder import _core
 from rdmaorder._core import Order
-from rdmaorder.errors import ConfigError
+from rdmaorder.errors import ConfigError, TransportError
 from rdmaorder.gateway import counters_file
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.server import ControlServer
@@ -144,6 +144,7 @@ class Gateway:
         """Starts receiver and control server; returns when strategies can connect."""
         if self._thread is not None:
             raise RuntimeError("a Gateway is started once")
+        self._warn_without_device()
         self._core.start()
         started: list[BaseException | None] = []
         ready = threading.Event()
@@ -158,6 +159,26 @@ class Gateway:
             self._end_core()
             raise started[0]
         return self
+
+    def _warn_without_device(self) -> None:
+        """A device may come later, so it is no reason not to start."""
+        remote = [each for each in self.config.addresses if each.scheme == "rdma"]
+        if not remote:
+            return
+        try:
+            devices = {str(each["name"]) for each in _core.rdma_devices()}
+        except TransportError as error:
+            _log.warning("no link to %s can be made: %s", remote[0].url, error)
+            return
+        for address in remote:
+            name = str(address.options.get("device", ""))
+            if not devices or (name and name not in devices):
+                _log.warning(
+                    "no link to %s can be made: there is no RDMA device%s here; rdmaorder devices "
+                    "lists them",
+                    address.url,
+                    f" {name}" if name else "",
+                )
 
     def stop(self) -> None:
         """Drains: takes every order already written, tells the strategies, ends both threads, syncs

@@ -96,6 +96,11 @@ def _tcp_channels(
                 'tls = "off" on a test network'
             )
         context = make_tls_context(config.tls_certificate, config.tls_key, config.tls_client_ca)
+        if Path(config.tls_key).stat().st_mode & 0o007:  # a group may be the keys' own (ssl-cert)
+            _log.warning(
+                "control: %s is the gateway's private key and others may read it: chmod 600",
+                config.tls_key,
+            )
     if remote and (config.tls == "off" or config.tls_client_ca is None) and not config.all_keyed:
         _log.warning(
             "control: whoever reaches %s may open a session: set tls_client_ca, or a key for each "

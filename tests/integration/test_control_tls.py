@@ -252,6 +252,16 @@ def test_a_gateway_that_demands_proof_of_everybody_warns_of_nothing(
     assert [each for each in caplog.records if each.name.startswith("rdmaorder")] == []
 
 
+def test_a_private_key_that_others_may_read_is_warned_of(
+    start: Start, certificates: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = tmp_path / "copy.key"
+    key.write_bytes((certificates / "gateway.key").read_bytes())
+    key.chmod(0o644)
+    start(tls_key=str(key), session_keys={"alpha": KEY})
+    assert f"{key} is the gateway's private key and others may read it" in caplog.text
+
+
 def test_tls_1_2_is_refused(gateway: Running, trust: Trust) -> None:
     context = trust()
     context.maximum_version = ssl.TLSVersion.TLSv1_2

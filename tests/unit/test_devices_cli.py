@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from rdmaorder import _core, cli, devices
+from rdmaorder import Gateway, _core, cli, devices
 from rdmaorder.errors import TransportError
 
 DEVICE: dict[str, Any] = {
@@ -84,6 +85,20 @@ def test_pyverbs_asked_for_where_it_cannot_be_imported_is_one_line_with_the_reme
     assert devices.listing_source() == "libibverbs"
     assert cli.main(["devices", "--source", "pyverbs"]) == 2
     assert "apt-get install python3-pyverbs" in capsys.readouterr().err
+
+
+def test_a_gateway_warns_of_a_device_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "rdma://127.0.0.1:0?device=absent0"
+    with Gateway(
+        listen=[url, f"shm://{tmp_path}/gw.sock"], tls="off", handler="null", idle="backoff"
+    ):
+        pass
+    (said,) = [each.getMessage() for each in caplog.records if "no link to" in each.getMessage()]
+    assert said.startswith(f"no link to {url} can be made: ")
+    if "libibverbs" not in said:
+        assert "there is no RDMA device absent0 here" in said
 
 
 class FakeContext:
