@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import socket
 import struct
 import sys
@@ -13,6 +14,13 @@ from rdmaorder.gateway import protocol
 from rdmaorder.gateway.config import parse_shm_url
 
 __all__ = ["add_parser"]
+
+_PATIENCE_S = 30
+_REMEDIES = {
+    errno.ENOENT: "no such socket: is the gateway running, and with this address in listen?",
+    errno.ECONNREFUSED: "nobody listens: the gateway that made this socket has ended",
+    errno.EACCES: "ask as the gateway's user, or as root",
+}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,14 +80,22 @@ def _ask(url: str, request: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{url}: {error}") from None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(30)
+            connection.settimeout(_PATIENCE_S)
             connection.connect(path)
             connection.sendall(protocol.encode_frame(request))
             (length,) = struct.unpack("<I", _receive(connection, protocol.FRAME_HEADER_BYTES))
             answer = protocol.decode_body(_receive(connection, length))
+    except TimeoutError as error:
+        raise SystemFailure(
+            f"ask the gateway at {path}: no answer in {_PATIENCE_S} s; it is stopped or stuck, and "
+            "may still do it when it goes on",
+            error_number=errno.ETIMEDOUT,
+        ) from error
     except OSError as error:
         raise SystemFailure(
-            f"ask the gateway at {path}: {error.strerror or error}", error_number=error.errno or 0
+            f"ask the gateway at {path}: {error.strerror}; "
+            + _REMEDIES.get(error.errno or 0, "check the path"),
+            error_number=error.errno or 0,
         ) from error
     if answer["type"] not in ("Killed", "Released"):
         raise Refused(

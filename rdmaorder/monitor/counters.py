@@ -6,6 +6,7 @@ process died. ``docs/counters.md`` has the bytes and the meaning of each counter
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -190,8 +191,12 @@ def _map(path: str) -> tuple[mmap.mmap, int]:
                 raise InputError("not a counters file: it is empty", path=path)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), info.st_ino
     except OSError as error:
+        remedy = (
+            "it is its process's user's: read it as that user, or as root"
+            if error.errno == errno.EACCES
+            else "the process that writes it names the path when it starts"
+        )
         raise SystemFailure(
-            f"open counters file {path}: {error.strerror}; the process that writes it names the "
-            "path when it starts",
+            f"open counters file {path}: {error.strerror}; {remedy}",
             error_number=error.errno or 0,
         ) from error

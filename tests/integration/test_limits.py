@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gateway_support import (
     order,
     take,
 )
+from rights_support import without_rights
 
 import rdmaorder as ro
 from rdmaorder import cli, journal
@@ -105,6 +107,36 @@ def test_an_operator_asks_through_a_unix_socket(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "rdma://gw.example:9000: an operator asks on the gateway's own host" in said
     assert "--listen shm:///run/gw.sock" in said
+
+
+@pytest.mark.shm_only
+def test_a_kill_that_reaches_nobody_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gw.sock"
+
+    def told() -> str:
+        assert cli.main(["kill", f"shm://{path}", "--all"]) == 2
+        output, errors = capsys.readouterr()
+        assert output == ""
+        return errors.removeprefix(f"rdmaorder: error: ask the gateway at {path}: ")
+
+    assert told() == (
+        "No such file or directory; no such socket: is the gateway running, and with this address "
+        "in listen?\n"
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        nobody = "Connection refused; nobody listens: the gateway that made this socket has ended\n"
+        assert told() == nobody
+        listener.listen()
+        path.chmod(0o600)
+        with without_rights():
+            assert told() == "Permission denied; ask as the gateway's user, or as root\n"
+        monkeypatch.setattr("rdmaorder.cli.kill._PATIENCE_S", 0.01)
+        assert told() == (
+            "no answer in 0.01 s; it is stopped or stuck, and may still do it when it goes on\n"
+        )
 
 
 def test_a_mass_cancel_takes_what_its_scope_names_and_nothing_else(

@@ -19,6 +19,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
+from rights_support import without_rights
 
 from rdmaorder.cli import stat
 from rdmaorder.errors import ConfigError, InputError, SystemFailure
@@ -110,6 +111,15 @@ class TestCounters:
         with pytest.raises(SystemFailure, match=r"nowhere: No such file") as caught:
             Counters(tmp_path / "nowhere")
         assert caught.value.errno == errno.ENOENT
+
+    def test_a_file_that_may_not_be_read_says_who_may(self, file: Path) -> None:
+        file.chmod(0)
+        with without_rights(), pytest.raises(SystemFailure) as caught:
+            Counters(file)
+        assert str(caught.value) == (
+            f"open counters file {file}: Permission denied; it is its process's user's: read it "
+            "as that user, or as root"
+        )
 
     def test_a_directory_is_a_system_failure(self, tmp_path: Path) -> None:
         with pytest.raises(SystemFailure, match="Is a directory"):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import io
 import json
-import os
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from journal_author import Author, damage, new_order, report, write_two_sessions
+from rights_support import without_rights
 
 from rdmaorder import cli, messages
 from rdmaorder.cli import journal as command
@@ -164,19 +162,6 @@ def test_a_damaged_header_is_damage_and_what_lies_before_it_is_shown(
     assert "damage" in told and f"{number:010d}.rojl: written in version" in told
     shown = len(printed.out.splitlines()) if command_name == "cat" else told.count("orders")
     assert (shown > 0) == (number == 2)
-
-
-@contextlib.contextmanager
-def without_rights() -> Iterator[None]:
-    """Root may read everything; as nobody it may not."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize("command_name", ["cat", "verify"])
