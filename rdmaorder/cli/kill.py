@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import socket
 import struct
@@ -82,7 +83,8 @@ def _ask(url: str, request: dict[str, Any]) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_PATIENCE_S)
             connection.connect(path)
-            connection.sendall(protocol.encode_frame(request))
+            with contextlib.suppress(BrokenPipeError):  # refused unread: the answer says why
+                connection.sendall(protocol.encode_frame(request))
             (length,) = struct.unpack("<I", _receive(connection, protocol.FRAME_HEADER_BYTES))
             answer = protocol.decode_body(_receive(connection, length))
     except TimeoutError as error:

@@ -145,11 +145,16 @@ class Handshake:
 
     # -- Negotiate -----------------------------------------------------------------------------
 
-    async def negotiate(self, channel: Channel, deadline_s: float) -> tuple[Session, int]:
-        """Reads Negotiate and answers it. Returns the session and its index in the core."""
+    async def negotiate(
+        self, channel: Channel, deadline_s: float, allowed: bool
+    ) -> tuple[Session, int]:
+        """Reads Negotiate and answers it. Returns the session and its index in the core. Without
+        ``allowed`` the peer may ask as an operator, and have no session."""
         message = await self._receive_plain(channel, deadline_s, "Negotiate")
         if channel.transport == "shm" and message.get("type") in OPERATOR_REQUESTS:
             raise OperatorRequestError(message)
+        if not allowed:
+            raise ProtocolError("Credentials", f"uid {channel.peer_uid} is not allowed here")
         asked = Negotiate.from_message(message, self._version, channel.transport)
         self._check_known(asked.session)
         proof = await self._authenticate(channel, asked.session, deadline_s)

@@ -38,6 +38,10 @@ _ACCEPTS_PER_TURN = 16
 _ACCEPT_RETRY_S = 0.1
 
 
+def _is_operator(channel: Channel) -> bool:
+    return channel.peer_uid in (os.geteuid(), 0)
+
+
 class _LinkFailedError(Exception):
     """The core gave a link up. ``str()`` says why."""
 
@@ -214,10 +218,11 @@ class ControlServer:
         deadline_s = asyncio.get_running_loop().time() + self._timeout_ms / 1000
         step, link = "Negotiate", None
         try:
-            if channel.peer_uid is not None and channel.peer_uid not in self._allowed_uids:
+            allowed = channel.peer_uid is None or channel.peer_uid in self._allowed_uids
+            if not allowed and not _is_operator(channel):
                 raise ProtocolError("Credentials", f"uid {channel.peer_uid} is not allowed here")
             await channel.open(deadline_s)
-            session, index = await self._handshake.negotiate(channel, deadline_s)
+            session, index = await self._handshake.negotiate(channel, deadline_s, allowed)
             step = "Establish"
             link = await self._handshake.establish(channel, session, index, deadline_s)
             step = "Established"
@@ -252,7 +257,7 @@ class ControlServer:
 
     async def _operate(self, channel: Channel, message: dict[str, Any]) -> None:
         """Only the gateway's own user and root are operators, whoever may connect."""
-        if channel.peer_uid not in (os.geteuid(), 0):
+        if not _is_operator(channel):
             text = f"uid {channel.peer_uid} is no operator here"
             await self._refuse(channel, "Negotiate", "Credentials", text)
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from gateway_support import (
     order,
     take,
 )
-from rights_support import without_rights
+from rights_support import NOBODY, without_rights
 
 import rdmaorder as ro
 from rdmaorder import cli, journal
@@ -107,6 +109,36 @@ def test_an_operator_asks_through_a_unix_socket(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "rdma://gw.example:9000: an operator asks on the gateway's own host" in said
     assert "--listen shm:///run/gw.sock" in said
+
+
+@pytest.mark.shm_only
+def test_an_operator_needs_no_place_among_the_allowed_users_and_gets_no_session_by_it(
+    start_gateway: StartGateway, connect: Connect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = start_gateway(allowed_uids=(os.geteuid() + 4321,))
+    assert cli.main(["kill", gateway.url, "--all"]) == 0
+    assert capsys.readouterr().out.startswith("killed 0 sessions")
+    with pytest.raises(ro.Refused, match=f"uid {os.geteuid()} is not allowed here"):
+        connect(gateway)
+    assert gateway.sessions() == []
+
+
+@pytest.mark.shm_only
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user to ask as: root")
+def test_a_kill_by_another_user_is_told_as_refused(
+    start_process: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not in pytest's, which is closed to others
+        Path(folder).chmod(0o755)
+        config = tmp_path / "gw.toml"
+        config.write_text("[gateway]\nallowed_uids = [1]\n")
+        url = f"shm://{folder}/gw.sock"
+        start_process("--config", str(config), "--listen", url)
+        with without_rights():
+            assert cli.main(["kill", url, "--all"]) == 2
+    assert capsys.readouterr().err == (
+        f"rdmaorder: error: the gateway refused, Credentials: uid {NOBODY} is not allowed here\n"
+    )
 
 
 @pytest.mark.shm_only
