@@ -72,6 +72,14 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
     assert named - targets == set()
 
 
+def test_no_unit_has_a_comment_behind_a_value_which_systemd_takes_for_part_of_it() -> None:
+    units = [body for page in PAGES for body in blocks(page, "ini")]
+    assert units
+    assert [
+        line for body in units for line in body.splitlines() if re.search(r"[^#].*#", line)
+    ] == []
+
+
 @functools.cache
 def help_text(*words: str) -> str:
     """What `rdmaorder WORDS --help` prints, or nothing where there is no such command."""
@@ -83,9 +91,11 @@ def help_text(*words: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=house.name)
 def test_every_command_in_an_example_exists_with_its_options(page: Path) -> None:
     wrong = []
-    for body in blocks(page, *_SHELL):
+    for body in blocks(page, *_SHELL, "ini"):
         for line in body.replace("\\\n", " ").splitlines():
-            match = re.match(r"\s*\$?\s*rdmaorder ([a-z]+(?: [a-z]+)?)(.*)", line)
+            match = re.match(
+                r"\s*(?:\$|ExecStart=/\S+/)?\s*rdmaorder ([a-z]+(?: [a-z]+)?)(.*)", line
+            )
             if match is None:
                 continue
             command = f"rdmaorder {match[1]}"
