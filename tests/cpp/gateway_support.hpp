@@ -148,6 +148,29 @@ class MemoryJournal final : public journal::Writer {
   std::vector<Entry> entries;
 };
 
+/// Says when it is closed and when it is gone.
+class TellingTransport final : public transport::Transport {
+ public:
+  TellingTransport(std::vector<std::string>& told, std::unique_ptr<transport::Transport> inner)
+      : told_(told), inner_(std::move(inner)) {}
+  ~TellingTransport() override { told_.emplace_back("gone"); }
+  Status put(std::uint64_t offset_bytes, const void* source,
+             std::uint32_t bytes) noexcept override {
+    return inner_->put(offset_bytes, source, bytes);
+  }
+  Status progress() noexcept override { return inner_->progress(); }
+  [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
+  [[nodiscard]] std::string failure() const override { return inner_->failure(); }
+  void close() noexcept override {
+    told_.emplace_back("closed");
+    inner_->close();
+  }
+
+ private:
+  std::vector<std::string>& told_;
+  std::unique_ptr<transport::Transport> inner_;
+};
+
 struct Options {
   std::uint32_t slot_bytes = 64;
   std::uint32_t order_slot_count = 64;

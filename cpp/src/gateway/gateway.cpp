@@ -37,6 +37,12 @@ std::uint64_t random_epoch() {
   throw Error(ErrorKind::kRefused, text, 0, code);
 }
 
+void refuse_killed(const GatewaySession& session) {
+  if (!session.killed) return;
+  refuse("SessionBlocked",
+         "session " + session.request.name + " was killed; an operator has to release it");
+}
+
 std::uint32_t granted_slot_count(std::uint32_t asked, std::uint32_t most) {
   return std::bit_ceil(std::clamp(asked, ring::kSlotCountMin, most));
 }
@@ -135,10 +141,7 @@ AttachResult Gateway::attach(AttachRequest request) {
     if (session->link != nullptr || session->attaching) {
       refuse("AlreadyEstablished", "session " + session->request.name + " has a live link");
     }
-    if (session->killed) {
-      refuse("SessionBlocked",
-             "session " + session->request.name + " was killed; an operator has to release it");
-    }
+    refuse_killed(*session);
     session->attaching = true;  // reports made from now on wait for the link
     old_window = std::move(session->window);
     // The strategy has seen numbers of an earlier run that no record tells of.
@@ -152,7 +155,8 @@ AttachResult Gateway::attach(AttachRequest request) {
         session->replaying ? request.next_report_sequence : session->next_report_sequence;
   });
   // From here the session is ours until install: `attaching` keeps everybody else off.
-  const auto release = [&] { receiver_->call([&] { receiver_->abandon(*session); }); };
+  memory::Window window;
+  std::unique_ptr<Link> link;
   try {
     const SessionRequest& granted = session->request;
     if (!request.report_geometry.is_valid() ||
@@ -167,9 +171,8 @@ AttachResult Gateway::attach(AttachRequest request) {
     const bool is_untold = session->untold.first != 0 && session->untold.end == expected;
     const std::uint64_t first_missing = is_untold ? session->untold.first : expected;
     result.not_applied_count = result.next_order_sequence - first_missing;
-    memory::Window window =
-        memory::Window::create({result.order_geometry.window_bytes(), config_.huge_pages, true, -1,
-                                "rdmaorder-" + granted.name});
+    window = memory::Window::create({result.order_geometry.window_bytes(), config_.huge_pages, true,
+                                     -1, "rdmaorder-" + granted.name});
     if (request.connect) request.transport = request.connect(window);
     if (request.transport->info().window_bytes < request.report_geometry.window_bytes()) {
       refuse("BadWindow", "the report window does not hold the ring it announces");
@@ -182,8 +185,9 @@ AttachResult Gateway::attach(AttachRequest request) {
     link_config.outbound = request.report_geometry;
     link_config.next_inbound_sequence = result.next_order_sequence;
     link_config.next_outbound_sequence = result.next_report_sequence;
-    auto link = std::make_unique<Link>(link_config, std::move(request.transport));
+    link = std::make_unique<Link>(link_config, std::move(request.transport));
     receiver_->call([&] {
+      refuse_killed(*session);  // a kill that came meanwhile found no link to fence
       session->window = std::move(window);
       session->pending = {std::move(link), result.next_order_sequence,
                           result.next_order_sequence - expected,
@@ -196,7 +200,16 @@ AttachResult Gateway::attach(AttachRequest request) {
     replay_->add(session->index, result.epoch);
     return result;
   } catch (...) {
-    release();
+    receiver_->call([&] {
+      if (session->pending.link != nullptr) {
+        link = std::move(session->pending.link);
+        window = std::move(session->window);
+      }
+      receiver_->abandon(*session);
+    });
+    // Out of the receiver's thread, and whatever writes before the memory that it was given.
+    link.reset();
+    request.transport.reset();
     throw;
   }
 }

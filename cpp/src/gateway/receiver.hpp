@@ -103,7 +103,8 @@ class Gateway::Receiver final : public ReportSink {
   [[nodiscard]] const std::vector<std::unique_ptr<GatewaySession>>& sessions() const noexcept {
     return sessions_;
   }
-  /// Begins the pending link. False: reports that came meanwhile did not all fit the backlog.
+  /// Begins the pending link. False: reports that came meanwhile did not all fit the backlog, or
+  /// the session is killed.
   [[nodiscard]] bool install(GatewaySession& session);
   /// The link that was being made will not come.
   void abandon(GatewaySession& session) noexcept;

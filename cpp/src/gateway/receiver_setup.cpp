@@ -180,6 +180,7 @@ GatewaySession* Gateway::Receiver::find(std::uint32_t session_index) noexcept {
 }
 
 bool Gateway::Receiver::install(GatewaySession& session) {
+  if (session.killed) return false;
   if (!session.replaying &&
       session.pending.link->writer().next_sequence() + session.backlog.size() !=
           session.next_report_sequence) {
