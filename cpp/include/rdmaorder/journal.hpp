@@ -21,7 +21,8 @@
 //     24  8  sequence (of the order, report or, for session records, the next order sequence)
 //     32  4  session_index
 //     36  2  kind
-//     38  2  detail (orders: Reason of a refusal at the gateway, 0 = went to the handler)
+//     38  2  detail (orders: Reason of a refusal at the gateway, 0 = went to the handler;
+//            links: schema of the session's messages)
 //     40  .. payload: for orders and reports the slot without its commit word (56 bytes of 64)
 // A reader stops at the first record whose position, size or CRC is not right; zero bytes there
 // mean the clean end. An append is a copy into mapped, preallocated memory: no system call, and

@@ -123,8 +123,8 @@ SessionGrant Gateway::open_session(const SessionRequest& asked) {
              session.next_order_sequence,
              session.next_report_sequence,
              session.undelivered_report,
-             session.request.order_slot_count,
-             session.request.report_slot_count};
+             session.asked.order_slot_count,
+             session.asked.report_slot_count};
   });
   return grant;
 }
@@ -158,7 +158,7 @@ AttachResult Gateway::attach(AttachRequest request) {
   memory::Window window;
   std::unique_ptr<Link> link;
   try {
-    const SessionRequest& granted = session->request;
+    const SessionRequest& granted = session->asked;
     if (!request.report_geometry.is_valid() ||
         request.report_geometry.slot_bytes != granted.slot_bytes) {
       refuse("BadWindow", "the report ring's geometry is not what was granted");

@@ -80,7 +80,7 @@ std::uint64_t Gateway::cancel_orders(std::uint32_t session_index, const wire::Ma
   std::uint64_t count = 0;
   receiver_->call([&] {
     GatewaySession& session = existing(receiver_->find(session_index), session_index);
-    if (!session.opaque) count = receiver_->cancel_orders(session, scope, why);
+    count = receiver_->cancel_orders(session, scope, why);
   });
   return count;
 }
@@ -213,6 +213,7 @@ class CancelSink final : public ReportSink {
 
 std::uint64_t Gateway::Receiver::cancel_orders(GatewaySession& session,
                                                const wire::MassCancel& scope, Reason why) noexcept {
+  if (session.opaque) return 0;  // no message that its handler could read
   wire::OrderRecord order{};
   order.block_length = wire::kBlockBytes;
   order.template_id = static_cast<std::uint16_t>(wire::TemplateId::kMassCancel);

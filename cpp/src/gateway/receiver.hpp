@@ -21,8 +21,10 @@ inline wire::MassCancel every_order() noexcept {
 
 /// One session as the receiver sees it. Lives as long as the gateway; `link` comes and goes.
 struct GatewaySession {
-  SessionRequest request;  ///< as granted
+  SessionRequest request;  ///< of the newest link, or of the first Negotiate
+  SessionRequest asked;    ///< of the newest Negotiate, as granted; a link that begins makes it so
   std::uint32_t index = 0;
+  bool linked = false;  ///< has had a link: its messages are of request.schema_id for good
   bool opaque = false;  ///< a schema of the user's own
   bool attaching = false;
   bool killed = false;  ///< no link until released

@@ -113,7 +113,9 @@ void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
   }
   SessionRequest request;
   request.name = recovered.name;
+  if (recovered.schema_id != 0) request.schema_id = recovered.schema_id;
   GatewaySession& session = add_session(request, recovered.session_index);
+  session.linked = recovered.schema_id != 0;
   session.next_order_sequence = recovered.next_order_sequence;
   session.next_report_sequence = recovered.next_report_sequence;
   if (journal_ != nullptr) {  // numbers of reports that the run before could make no record of
@@ -130,8 +132,9 @@ void Gateway::Receiver::add_recovered(const RecoveredSession& recovered) {
 
 GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, std::uint32_t index) {
   auto session = std::make_unique<GatewaySession>();
-  session->request = request;
+  session->request = session->asked = request;
   session->index = index;
+  session->opaque = request.schema_id != wire::kSchemaId;
   const std::string label = "{session=" + request.name + "}";
   // Long names do not fit a label: those sessions are counted in the totals alone.
   if (label.size() + sizeof "orders_rejected" <= monitor::kCounterLabelBytes) {
@@ -150,10 +153,14 @@ GatewaySession& Gateway::Receiver::open_session(const SessionRequest& request) {
   });
   if (found != sessions_.end()) {
     GatewaySession& session = **found;
-    if (session.link == nullptr && !session.attaching) {
-      session.request = request;
-      session.opaque = request.schema_id != wire::kSchemaId;
+    if (session.linked && request.schema_id != session.request.schema_id) {
+      throw Error(ErrorKind::kRefused,
+                  "session " + request.name + " has messages of schema " +
+                      std::to_string(session.request.schema_id) + ", not " +
+                      std::to_string(request.schema_id) + "; use another session for them",
+                  0, "BadRequest");
     }
+    if (session.link == nullptr && !session.attaching) session.asked = request;
     return session;
   }
   if (sessions_.size() == config_.max_session_count) {
@@ -170,9 +177,7 @@ GatewaySession& Gateway::Receiver::open_session(const SessionRequest& request) {
                 "the journal cannot take a new session: " + journal_->last_error(), 0,
                 "SessionBlocked");
   }
-  GatewaySession& session = add_session(request, index);
-  session.opaque = request.schema_id != wire::kSchemaId;
-  return session;
+  return add_session(request, index);
 }
 
 GatewaySession* Gateway::Receiver::find(std::uint32_t session_index) noexcept {
@@ -186,6 +191,15 @@ bool Gateway::Receiver::install(GatewaySession& session) {
           session.next_report_sequence) {
     return false;  // more reports came than the backlog takes: numbers would not match
   }
+  if (session.asked.slot_bytes != session.request.slot_bytes) {
+    for (auto& slot : session.backlog) {  // made for the slots of the link before
+      slot.back() = 0;                    // its commit word; a slot has it at its end
+      slot.resize(session.asked.slot_bytes / 8);
+    }
+  }
+  session.request = session.asked;
+  session.linked = true;
+  session.opaque = session.request.schema_id != wire::kSchemaId;
   auto [link, next_order_sequence, not_applied_count, first_not_applied] =
       std::exchange(session.pending, GatewaySession::Pending{});
   session.next_order_sequence = next_order_sequence;
@@ -198,8 +212,8 @@ bool Gateway::Receiver::install(GatewaySession& session) {
     }
     const std::uint64_t payload[3] = {link->epoch(), next_order_sequence,
                                       link->writer().next_sequence()};
-    (void)journal_->append(journal::RecordKind::kLink, 0, session.index, next_order_sequence,
-                           now_ns(), payload, sizeof payload);
+    (void)journal_->append(journal::RecordKind::kLink, session.request.schema_id, session.index,
+                           next_order_sequence, now_ns(), payload, sizeof payload);
   }
   session.link = std::move(link);
   session.attaching = false;

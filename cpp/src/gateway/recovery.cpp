@@ -67,6 +67,7 @@ void SessionRecovery::operator()(const journal::Record& record) {
       std::uint64_t begin[3] = {0, 0, session.next_report_sequence};
       read_words(record, begin);
       session.first_undelivered_report = begin[2];
+      session.schema_id = record.detail;
       return;
     }
     case journal::RecordKind::kKill: {
