@@ -1,5 +1,11 @@
 // Control threads against each other: kills, links and questions that come at the same time.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <thread>
 
 #include "gateway_support.hpp"
 
@@ -45,6 +51,39 @@ TEST(GatewayKill, LeavesNoLinkThatWasBeingMade) {
     rig.settle();
     EXPECT_EQ(rig.handler->sequences().back(), 1U);
   }
+}
+
+// --- links that are being made ------------------------------------------------------------------
+
+TEST(GatewayAttach, TakesNoSequenceThatLeavesNoRoomForFurtherOnes) {
+  constexpr std::uint64_t kMost = 1ULL << 62;
+  Rig rig;
+  const auto attach = [&](std::uint64_t order, std::uint64_t report) {
+    AttachRequest request = attach_request(rig.open("a"));
+    request.next_order_sequence = order;
+    request.next_report_sequence = report;
+    request.transport = transport_of(request);
+    const AttachResult result = rig.gateway->attach(std::move(request));
+    rig.gateway->detach(0, result.epoch, true);
+  };
+  for (const std::uint64_t wild : {kMost + 1, std::uint64_t{INT64_MAX}}) {
+    EXPECT_EQ(refusal_of([&] { attach(wild, 0); }), "BadRequest");
+    EXPECT_EQ(refusal_of([&] { attach(0, wild); }), "BadRequest");
+  }
+  EXPECT_EQ(rig.gateway->sessions()[0].next_order_sequence, 1U) << "a refusal changes nothing";
+  EXPECT_EQ(rig.gateway->sessions()[0].next_report_sequence, 1U);
+  attach(kMost, kMost);
+  Strategy strategy = rig.connect("a");
+  for (std::uint64_t n = 0; n < 100; ++n) {
+    ASSERT_EQ(strategy.send(), Status::kOk);
+    rig.settle();
+    const auto reports = strategy.poll();
+    ASSERT_EQ(order_sequences(reports), range(kMost + n, kMost + n));
+    ASSERT_EQ(reports[0].sequence, kMost + n);
+    strategy.session->check_link();
+  }
+  (void)rig.detach(strategy);
+  attach(kMost + 100, kMost + 100);  // where both stand: no jump
 }
 
 }  // namespace

@@ -172,7 +172,8 @@ class Gateway {
   /// Draining.
   SessionGrant open_session(const SessionRequest& request);
   /// Establishes a link. Throws Error(kRefused) with code AlreadyEstablished, BadWindow, Draining,
-  /// or SessionBlocked: the session is killed, be it while the link is being made.
+  /// BadRequest (sequences above 2^62 that are not the session's own), or SessionBlocked: the
+  /// session is killed, be it while the link is being made.
   AttachResult attach(AttachRequest request);
   /// Begins a held link; `data_in_order`: what the strategy's device says of the order in which the
   /// bytes of a WRITE become visible there. False when there is none of that epoch (any more).

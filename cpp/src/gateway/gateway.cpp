@@ -43,6 +43,18 @@ void refuse_killed(const GatewaySession& session) {
          "session " + session.request.name + " was killed; an operator has to release it");
 }
 
+/// Where a link may begin at most: there are as many sequences again behind it.
+constexpr std::uint64_t kLinkSequenceMax = 1ULL << 62;
+
+/// `next`: what the gateway counts next itself.
+void check_sequence(const char* kind, std::uint64_t asked, std::uint64_t next) {
+  if (asked <= std::max(kLinkSequenceMax, next)) return;
+  refuse("BadRequest", std::string("a link cannot begin with ") + kind + " " +
+                           std::to_string(asked) + "; the last one it can is " +
+                           std::to_string(kLinkSequenceMax) + ", the gateway's own next is " +
+                           std::to_string(next) + " (ask for 0 to take that)");
+}
+
 std::uint32_t granted_slot_count(std::uint32_t asked, std::uint32_t most) {
   return std::bit_ceil(std::clamp(asked, ring::kSlotCountMin, most));
 }
@@ -142,6 +154,8 @@ AttachResult Gateway::attach(AttachRequest request) {
       refuse("AlreadyEstablished", "session " + session->request.name + " has a live link");
     }
     refuse_killed(*session);
+    check_sequence("order", request.next_order_sequence, session->next_order_sequence);
+    check_sequence("report", request.next_report_sequence, session->next_report_sequence);
     session->attaching = true;  // reports made from now on wait for the link
     old_window = std::move(session->window);
     // The strategy has seen numbers of an earlier run that no record tells of.
