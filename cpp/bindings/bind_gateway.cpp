@@ -149,7 +149,7 @@ class GatewayCore {
       result = gateway_->attach(std::move(request));
     }
     py::dict d = attach_answer(result);
-    d["fd"] = result.order_window->fd();
+    d["fd"] = result.order_window_fd.release();
     return d;
   }
 
@@ -361,7 +361,7 @@ class GatewayCore {
   }
   static py::dict attach_answer(const AttachResult& result) {
     py::dict window;
-    window["bytes"] = result.order_window->bytes();
+    window["bytes"] = result.order_window_bytes;
     window["offset_bytes"] = result.order_geometry.offset_bytes;
     window["slot_bytes"] = result.order_geometry.slot_bytes;
     window["slot_count"] = result.order_geometry.slot_count;

@@ -63,9 +63,9 @@ class ControlCore(Protocol):
         next_order_sequence: int,
         next_report_sequence: int,
     ) -> dict[str, Any]:
-        """Begins a link; duplicates ``report_fd``. Keys: epoch, fd (the core's own, sent and not
-        closed), window, next_order_sequence, next_report_sequence, not_applied_count. Raises
-        Refused, or HandshakeError for a window it cannot map."""
+        """Begins a link; duplicates ``report_fd``. Keys: epoch, fd (the caller's, who closes it),
+        window, next_order_sequence, next_report_sequence, not_applied_count. Raises Refused, or
+        HandshakeError for a window it cannot map."""
         ...
 
     def attach_rdma(
@@ -305,6 +305,8 @@ class Handshake:
         except BaseException:
             await self.detach(link, drain=True)
             raise
+        finally:
+            os.close(int(attached["fd"]))
         return link
 
     async def _attach_rdma(self, channel: TcpChannel, unattached: Link, asked: Establish) -> Link:

@@ -53,6 +53,19 @@ TEST(GatewayKill, LeavesNoLinkThatWasBeingMade) {
   }
 }
 
+TEST(GatewayKill, LeavesTheOrderWindowsDescriptorToWhoIsToSendIt) {
+  Rig rig;
+  AttachRequest request = attach_request(rig.open("a"));
+  request.transport = transport_of(request);
+  const AttachResult attached = rig.gateway->attach(std::move(request));
+  const int of_session = attached.order_window->fd();
+  (void)rig.gateway->kill(0U);
+  EXPECT_EQ(fcntl(of_session, F_GETFD), -1) << "closed; the next file gets this number";
+  struct stat facts{};
+  ASSERT_EQ(fstat(attached.order_window_fd.get(), &facts), 0);
+  EXPECT_EQ(static_cast<std::uint64_t>(facts.st_size), attached.order_window_bytes);
+}
+
 // --- links that are being made ------------------------------------------------------------------
 
 TEST(GatewayAttach, TakesNoSequenceThatLeavesNoRoomForFurtherOnes) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -88,7 +89,7 @@ class FakeCore:
     """Keeps sessions in a dict. Tests set ``refuse_*`` and clear ``may_*`` to steer it."""
 
     def __init__(self) -> None:
-        self.sessions: dict[str, int] = {}
+        self.indices: dict[str, int] = {}
         self.live: set[int] = set()
         self.windows: dict[int, int] = {}
         self.report_fds: dict[int, int] = {}
@@ -96,7 +97,9 @@ class FakeCore:
         self.asked: list[tuple[Any, ...]] = []
         self.offered: list[tuple[dict[str, Any], dict[str, int], str, dict[str, Any]]] = []
         self.activated: list[tuple[int, int, bool]] = []
-        self.epoch = 100
+        #: Of the newest link, by session.
+        self.epochs: dict[int, int] = {}
+        self._epochs = itertools.count(101)
         self.refuse_open: BaseException | None = None
         self.refuse_attach: BaseException | None = None
         self.refuse_activate: BaseException | None = None
@@ -106,6 +109,16 @@ class FakeCore:
         self.may_detach = threading.Event()
         self.may_attach.set()
         self.may_detach.set()
+        #: Sessions whose attach waits for ``may_attach``; None: all.
+        self.slow: set[int] | None = None
+        self.inquiries: list[int] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.kills: list[list[int]] = []
+        self.refuse_kill: dict[int, str] = {}
+        #: What cancel_gone() gives, one after the other; then 0.
+        self.cancelled: list[int | None] = []
+        self.cancels: list[tuple[int, int]] = []
 
     def open_session(
         self,
@@ -119,7 +132,7 @@ class FakeCore:
         if self.refuse_open is not None:
             raise self.refuse_open
         self.asked.append((name, slot_bytes, order_slot_count, report_slot_count))
-        index = self.sessions.setdefault(name, len(self.sessions))
+        index = self.indices.setdefault(name, len(self.indices))
         return {
             "session_index": index,
             "live": index in self.live,
@@ -141,7 +154,8 @@ class FakeCore:
         next_report_sequence: int,
     ) -> dict[str, Any]:
         self.attaching.set()
-        assert self.may_attach.wait(PATIENCE_S)
+        if self.slow is None or session_index in self.slow:
+            assert self.may_attach.wait(PATIENCE_S)
         if self.refuse_attach is not None:
             raise self.refuse_attach
         if session_index in self.live:
@@ -150,10 +164,10 @@ class FakeCore:
         self.report_fds[session_index] = os.dup(report_fd)
         if session_index not in self.windows:
             self.windows[session_index] = memfd()
-        self.epoch += 1
+        self.epochs[session_index] = next(self._epochs)
         return {
-            "epoch": self.epoch,
-            "fd": self.windows[session_index],
+            "epoch": self.epochs[session_index],
+            "fd": os.dup(self.windows[session_index]),
             "window": dict(WINDOW),
             "next_order_sequence": max(7, next_order_sequence),
             "next_report_sequence": next_report_sequence,
@@ -171,16 +185,17 @@ class FakeCore:
         options: dict[str, Any],
     ) -> dict[str, Any]:
         self.attaching.set()
-        assert self.may_attach.wait(PATIENCE_S)
+        if self.slow is None or session_index in self.slow:
+            assert self.may_attach.wait(PATIENCE_S)
         if self.refuse_attach is not None:
             raise self.refuse_attach
         if session_index in self.live:
             raise Refused("live", code="AlreadyEstablished")
         self.live.add(session_index)
         self.offered.append((endpoint, window, local_address, options))
-        self.epoch += 1
+        self.epochs[session_index] = next(self._epochs)
         return {
-            "epoch": self.epoch,
+            "epoch": self.epochs[session_index],
             "endpoint": dict(ENDPOINT, qp_number=77),
             "data_in_order": True,
             "window": dict(REMOTE_WINDOW, address=1 << 47, key=0xFFFF_FFFE),
@@ -203,6 +218,43 @@ class FakeCore:
         if self.refuse_detach is not None:
             raise self.refuse_detach
         return {"last_order_sequence": 40, "last_report_sequence": 2}
+
+    def fates(
+        self,
+        session_index: int,
+        from_sequence: int,
+        count: int,
+        open: bool,  # noqa: A002
+    ) -> bytes:
+        self.inquiries.append(session_index)
+        assert self.may_answer.wait(PATIENCE_S)
+        return b""
+
+    def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]:
+        self.kills.append(session_indices)
+        return [
+            {
+                "canceled": 2,
+                "fence_ns": time.monotonic_ns() - since_ns,
+                "recorded": 1,
+                "epoch": self.epochs.get(index, 0),
+                "refusal": self.refuse_kill.get(index, ""),
+            }
+            for index in session_indices
+        ]
+
+    def release(self, session_index: int) -> bool:
+        return True
+
+    def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None:
+        self.cancels.append((session_index, gone_for_ns))
+        return self.cancelled.pop(0) if self.cancelled else 0
+
+    def sessions(self) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "session_index": index, "epoch": 0, "next_order_sequence": 7}
+            for name, index in self.indices.items()
+        ]
 
     def close(self) -> None:
         for descriptor in (*self.windows.values(), *self.report_fds.values()):

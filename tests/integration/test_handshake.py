@@ -141,7 +141,7 @@ def test_of_two_that_negotiated_the_same_session_one_gets_it(gateway: Running) -
 
 
 def test_a_session_the_core_says_is_live_is_refused(gateway: Running) -> None:
-    gateway.core.sessions["alpha"] = 0
+    gateway.core.indices["alpha"] = 0
     gateway.core.live.add(0)
     with gateway.client() as client:
         assert client.negotiate()["code"] == "DuplicateId"

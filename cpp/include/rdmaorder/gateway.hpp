@@ -106,7 +106,11 @@ struct AttachRequest {
 
 struct AttachResult {
   std::uint64_t epoch = 0;
-  const memory::Window* order_window = nullptr;  ///< the session's; valid until detach
+  const memory::Window* order_window = nullptr;  ///< the session's; gone once the link is ended
+  std::uint64_t order_window_bytes = 0;
+  /// Of that window, the caller's own: the link may be ended (kill) before anybody looks at this,
+  /// and then the number of the session's descriptor may be another file's.
+  memory::UniqueFd order_window_fd;
   ring::Geometry order_geometry;
   std::uint64_t next_order_sequence = 1;
   std::uint64_t next_report_sequence = 1;

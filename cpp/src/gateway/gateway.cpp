@@ -1,9 +1,11 @@
 #include "rdmaorder/gateway.hpp"
 
+#include <fcntl.h>
 #include <openssl/rand.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 
 #include "gateway/fault_seams.hpp"
@@ -190,6 +192,11 @@ AttachResult Gateway::attach(AttachRequest request) {
     if (request.connect) request.transport = request.connect(window);
     if (request.transport->info().window_bytes < request.report_geometry.window_bytes()) {
       refuse("BadWindow", "the report window does not hold the ring it announces");
+    }
+    result.order_window_bytes = window.bytes();
+    result.order_window_fd.reset(fcntl(window.fd(), F_DUPFD_CLOEXEC, 0));
+    if (!result.order_window_fd) {
+      throw_errno("duplicate", "the order window's descriptor", errno);
     }
     LinkConfig link_config;
     link_config.epoch = result.epoch;
