@@ -29,16 +29,19 @@ from rdmaorder.gateway.protocol import (
 from rdmaorder.gateway.tcp_socket import TcpChannel
 from rdmaorder.gateway.unix_socket import window_problem
 
-__all__ = ["ControlCore", "Handshake", "Link", "Session"]
+__all__ = ["HALF_OPEN_MAX", "ControlCore", "Handshake", "Link", "Session"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+#: Connections that have not established yet; a further one waits, or takes a laggard's place.
+HALF_OPEN_MAX = 64
 _DETACH_THREADS = 16
 
 
 class ControlCore(Protocol):
-    """What the control plane needs of the core. Every method may block. ``detach`` is called from
-    several threads and beside the others, these from one thread."""
+    """What the control plane needs of the core. Every method may block. ``attach_*`` and ``detach``
+    are called from several threads and beside the others, of one session one at a time; the others
+    from one thread."""
 
     def open_session(
         self,
@@ -136,11 +139,14 @@ class Handshake:
         self._sessions: dict[str, Session] = {}
         self._opening: set[str] = set()
         self._setup_pool = ThreadPoolExecutor(1, "rdmaorder-setup")
+        # To connect to an address that nobody answers for takes seconds: a thread for each.
+        self._attach_pool = ThreadPoolExecutor(HALF_OPEN_MAX, "rdmaorder-attach")
         self._detach_pool = ThreadPoolExecutor(_DETACH_THREADS, "rdmaorder-detach")
 
     def close(self) -> None:
         """Ends the worker threads; nothing may be under way."""
         self._setup_pool.shutdown(wait=False)
+        self._attach_pool.shutdown(wait=False)
         self._detach_pool.shutdown(wait=False)
 
     # -- Negotiate -----------------------------------------------------------------------------
@@ -294,6 +300,7 @@ class Handshake:
                 asked.next_order_sequence,
                 asked.next_report_sequence,
             ),
+            self._attach_pool,
         )
         link = Link(session, session_index, int(attached["epoch"]))
         try:
@@ -325,6 +332,7 @@ class Handshake:
                 channel.local_address,
                 dict(channel.options),
             ),
+            self._attach_pool,
         )
         link = Link(session, session_index, int(attached["epoch"]))
         try:
@@ -359,8 +367,11 @@ class Handshake:
             link.session.free()
             raise
 
-    async def _ask_core(self, step: str, call: Callable[[], _T]) -> _T:
-        """Runs ``call`` in the set-up thread; what it raises becomes a refusal of ``step``."""
+    async def _ask_core(
+        self, step: str, call: Callable[[], _T], pool: ThreadPoolExecutor | None = None
+    ) -> _T:
+        """Runs ``call`` in ``pool``, else in the set-up thread, which no peer's network holds up;
+        what it raises becomes a refusal of ``step``."""
         establishing = step == "Establish"
         codes = (
             protocol.ESTABLISHMENT_REJECT_CODES
@@ -368,7 +379,8 @@ class Handshake:
             else protocol.NEGOTIATION_REJECT_CODES
         )
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._setup_pool, call)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(pool or self._setup_pool, call)
         except Refused as error:
             code = error.code if error.code in codes else "Unspecified"
             raise ProtocolError(code, str(error)) from error

@@ -20,7 +20,7 @@ from rdmaorder.errors import ConfigError
 from rdmaorder.gateway import protocol
 from rdmaorder.gateway.channel import Channel, PeerGoneError, PeerTooSlowError
 from rdmaorder.gateway.config import GatewayConfig
-from rdmaorder.gateway.handshake import ControlCore, Handshake, Link
+from rdmaorder.gateway.handshake import HALF_OPEN_MAX, ControlCore, Handshake, Link
 from rdmaorder.gateway.listener import Listener, open_listeners
 from rdmaorder.gateway.operations import Operations, OperatorRequestError
 from rdmaorder.gateway.protocol import ProtocolError, Terminate
@@ -30,8 +30,6 @@ __all__ = ["HALF_OPEN_MAX", "ControlCore", "ControlServer"]
 
 _log = logging.getLogger(__name__)
 
-#: Connections that have not established yet; a further one waits, or takes a laggard's place.
-HALF_OPEN_MAX = 64
 #: A handshake takes milliseconds. One older than this gives way when all places are taken.
 _LAGGARD_AGE_S = 0.25
 _ACCEPTS_PER_TURN = 16

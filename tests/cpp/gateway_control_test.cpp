@@ -68,6 +68,60 @@ TEST(GatewayKill, LeavesTheOrderWindowsDescriptorToWhoIsToSendIt) {
 
 // --- links that are being made ------------------------------------------------------------------
 
+TEST(GatewayAttach, HoldsUpNeitherOtherSessionsNorTheShutdown) {
+  Rig rig;
+  AttachRequest request = attach_request(rig.open("a"));
+  auto made = transport_of(request);
+  std::atomic<int> done{0};
+  std::thread others;
+  request.connect = [&](const memory::Window&) {  // an address that nobody answers for
+    others = std::thread([&] {
+      (void)rig.connect("b");
+      done = 1;
+      rig.gateway->announce_closing();
+      done = 2;
+    });
+    EXPECT_TRUE(eventually([&] { return done == 2; })) << "came to " << done;
+    return std::move(made);
+  };
+  EXPECT_EQ(refusal_of([&] { rig.gateway->attach(std::move(request)); }), "Draining")
+      << "strategies have been told by now";
+  others.join();
+  EXPECT_FALSE(rig.gateway->sessions()[0].live);
+  EXPECT_TRUE(rig.gateway->sessions()[1].live);
+}
+
+/// Says when it goes whether the order window that it was made for is there.
+class WindowTransport final : public transport::Transport {
+ public:
+  WindowTransport(const memory::Window& window, std::vector<std::string>& told)
+      : memory_(window.words()), told_(told) {}
+  ~WindowTransport() override {
+    told_.emplace_back(msync(memory_, 1, MS_ASYNC) == 0 ? "mapped" : "unmapped");
+  }
+  Status put(std::uint64_t, const void*, std::uint32_t) noexcept override { return Status::kOk; }
+  Status progress() noexcept override { return Status::kOk; }
+  [[nodiscard]] const transport::Info& info() const noexcept override { return info_; }
+  [[nodiscard]] std::string failure() const override { return {}; }
+  void close() noexcept override {}
+
+ private:
+  void* memory_;
+  std::vector<std::string>& told_;
+  transport::Info info_{};
+};
+
+TEST(GatewayAttach, ReleasesTheTransportBeforeTheMemoryThatItWasGiven) {
+  Rig rig;
+  std::vector<std::string> told;
+  AttachRequest request = attach_request(rig.open("a"));
+  request.connect = [&](const memory::Window& window) {  // to a peer with a window of no bytes
+    return std::make_unique<WindowTransport>(window, told);
+  };
+  EXPECT_EQ(refusal_of([&] { rig.gateway->attach(std::move(request)); }), "BadWindow");
+  EXPECT_EQ(told, std::vector<std::string>{"mapped"});
+}
+
 TEST(GatewayAttach, TakesNoSequenceThatLeavesNoRoomForFurtherOnes) {
   constexpr std::uint64_t kMost = 1ULL << 62;
   Rig rig;

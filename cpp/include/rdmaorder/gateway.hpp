@@ -248,7 +248,9 @@ class Gateway {
   GatewayConfig config_;
   std::unique_ptr<Receiver> receiver_;
   std::unique_ptr<Replay> replay_;
-  std::mutex mutex_;  ///< set-up state: session names, draining
+  /// Receiver::call; throws Error(kRefused) with code Draining once the gateway says "closing".
+  void call_unless_draining(const std::function<void()>& command);
+  std::mutex mutex_;  ///< of the two below; held for single turns of the receiver only
   bool draining_ = false;
   bool stopped_ = false;
 };

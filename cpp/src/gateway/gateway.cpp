@@ -127,10 +127,8 @@ SessionGrant Gateway::open_session(const SessionRequest& asked) {
       granted_slot_count(request.order_slot_count, config_.max_ring_slot_count);
   request.report_slot_count =
       granted_slot_count(request.report_slot_count, config_.max_ring_slot_count);
-  const std::lock_guard lock(mutex_);
-  if (draining_) refuse("Draining", "the gateway is shutting down");
   SessionGrant grant;
-  receiver_->call([&] {
+  call_unless_draining([&] {
     const GatewaySession& session = receiver_->open_session(request);
     grant = {session.index,
              session.link != nullptr || session.attaching,
@@ -143,13 +141,17 @@ SessionGrant Gateway::open_session(const SessionRequest& asked) {
   return grant;
 }
 
-AttachResult Gateway::attach(AttachRequest request) {
+void Gateway::call_unless_draining(const std::function<void()>& command) {
   const std::lock_guard lock(mutex_);
   if (draining_) refuse("Draining", "the gateway is shutting down");
+  receiver_->call(command);
+}
+
+AttachResult Gateway::attach(AttachRequest request) {
   AttachResult result;
   GatewaySession* session = nullptr;
   memory::Window old_window;  // of the link before; unmapped here, outside the receiver's thread
-  receiver_->call([&] {
+  call_unless_draining([&] {
     session = receiver_->find(request.session_index);
     if (session == nullptr) refuse("Unnegotiated", "no such session");
     if (session->link != nullptr || session->attaching) {
@@ -170,7 +172,8 @@ AttachResult Gateway::attach(AttachRequest request) {
     result.next_report_sequence =
         session->replaying ? request.next_report_sequence : session->next_report_sequence;
   });
-  // From here the session is ours until install: `attaching` keeps everybody else off.
+  // From here the session is ours until install: `attaching` keeps everybody else off. What takes
+  // its time (memory, a queue pair, a peer's address that nobody answers for) holds no lock.
   memory::Window window;
   std::unique_ptr<Link> link;
   try {
@@ -207,7 +210,7 @@ AttachResult Gateway::attach(AttachRequest request) {
     link_config.next_inbound_sequence = result.next_order_sequence;
     link_config.next_outbound_sequence = result.next_report_sequence;
     link = std::make_unique<Link>(link_config, std::move(request.transport));
-    receiver_->call([&] {
+    call_unless_draining([&] {
       refuse_killed(*session);  // a kill that came meanwhile found no link to fence
       session->window = std::move(window);
       session->pending = {std::move(link), result.next_order_sequence,

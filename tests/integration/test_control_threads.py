@@ -1,0 +1,76 @@
+"""What may wait for what on the gateway's control side: kills, inquiries, links being made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handshake_support import (
+    ESTABLISH,
+    TERMINATE,
+    Client,
+    Running,
+    Start,
+    eventually,
+    gateways,
+    memfd,
+)
+
+RESOLVE: dict[str, Any] = {"type": "Resolve", "what": "open", "from_sequence": 1, "count": 10}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with gateways(tmp_path) as begin:
+        yield begin
+
+
+@pytest.fixture
+def gateway(start: Start) -> Iterator[Running]:
+    running = start()
+    yield running
+    running.core.may_answer.set()
+
+
+def operate(gateway: Running, kind: str, session: str) -> dict[str, Any]:
+    with gateway.client() as client:
+        return client.ask({"type": kind, "session": session})
+
+
+def asking(gateway: Running, *sessions: str) -> list[Client]:
+    """Strategies that wait for an answer out of a long journal."""
+    gateway.core.may_answer.clear()
+    clients = []
+    for name in sessions:
+        clients.append(gateway.client())
+        clients[-1].connect(name)
+        clients[-1].send(RESOLVE)
+    return clients
+
+
+# -- inquiries ---------------------------------------------------------------------------------
+
+
+# -- links being made --------------------------------------------------------------------------
+
+
+def test_an_attach_that_takes_its_time_holds_up_nobody_else(gateway: Running) -> None:
+    gateway.core.slow = {0}
+    gateway.core.may_attach.clear()
+    with gateway.client() as slow, gateway.client() as other:
+        slow.negotiate(session="slow")
+        own = memfd()
+        slow.send(ESTABLISH | {"session": "slow"}, (own,))
+        assert gateway.core.attaching.wait(20)
+        other.connect("other")
+        gateway.core.may_attach.set()
+        answer, descriptors = slow.receive()
+        assert answer["type"] == "EstablishmentAck"
+        for descriptor in (own, *descriptors):
+            os.close(descriptor)
+
+
+# -- kills and cancels -------------------------------------------------------------------------
