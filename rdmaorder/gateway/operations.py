@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rdmaorder.errors import RdmaOrderError, Refused
 from rdmaorder.gateway.config import GatewayConfig
@@ -21,6 +21,8 @@ from rdmaorder.messages import MassCancelScope, Reason
 __all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError"]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_KILL_THREADS = 16
 
 #: Fates in one answer, so that it fits a frame.
 FATES_MAX = 1000
@@ -71,18 +73,37 @@ class Operations:
         self._core: OperationsCore = core
         self._config = config
         self._end_link = end_link
-        # Reading a long journal takes a while and must not hold up handshakes.
-        self._pool = ThreadPoolExecutor(2, "rdmaorder-inquiry")
+        # A kill waits for nobody: neither for the reading of a long journal nor for the disk that
+        # another kill is written to.
+        self._kill_pool = ThreadPoolExecutor(_KILL_THREADS, "rdmaorder-kill")
+        self._cancel_pool = ThreadPoolExecutor(1, "rdmaorder-cancel")
+        self._inquiry_pool = ThreadPoolExecutor(2, "rdmaorder-inquiry")
+        self._inquiring: dict[int, asyncio.Lock] = {}
         self._grace: dict[str, asyncio.Task[None]] = {}
 
     def close(self) -> None:
         for task in self._grace.values():
             task.cancel()
         self._grace.clear()
-        self._pool.shutdown(wait=False)
+        for pool in (self._kill_pool, self._cancel_pool, self._inquiry_pool):
+            pool.shutdown(wait=False)
 
-    async def _run(self, call: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+    @staticmethod
+    async def _run(pool: ThreadPoolExecutor, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+    async def _inquire(self, session_index: int, call: Callable[[], _T]) -> _T:
+        """One at a time of a session, so that none takes all threads. A cancelled one keeps its
+        turn as long as its thread is at it."""
+        async with self._inquiring.setdefault(session_index, asyncio.Lock()):
+            under_way = self._inquiry_pool.submit(call)
+            try:
+                return await asyncio.wrap_future(under_way)
+            finally:
+                if not under_way.done():
+                    abandoned = asyncio.wrap_future(under_way)
+                    await asyncio.wait([abandoned])
+                    abandoned.exception()  # nobody's
 
     # -- a strategy, on its live link ----------------------------------------------------------
 
@@ -92,14 +113,17 @@ class Operations:
         if kind == "Clock":
             return {"type": "Clock", "time_ns": time.time_ns()}
         if kind == "Resolve":
-            return await self._refusable(lambda: self._resolve(session_index, message))
+            resolve = partial(self._resolve, session_index, message)
+            return await self._refusable(self._inquire(session_index, resolve))
         if kind == "Kill":
-            return await self._refusable(lambda: self._kill_one(session_index))
+            kill = partial(self._kill_one, session_index)
+            return await self._refusable(self._run(self._kill_pool, kill))
         return None
 
-    async def _refusable(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    @staticmethod
+    async def _refusable(asked: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = await self._run(call)
+            answer = await asked
         except Refused as error:
             return {"type": "Refused", "code": error.code, "text": str(error)}
         except (RdmaOrderError, OSError) as error:
@@ -130,7 +154,7 @@ class Operations:
     async def operate(self, message: dict[str, Any]) -> dict[str, Any]:
         """Answers an operator's request for the session it names, or for all ("")."""
         name = text_of(message, "session", 64)
-        sessions = await self._run(self._core.sessions)
+        sessions = await self._run(self._kill_pool, self._core.sessions)
         chosen = [each for each in sessions if name in ("", each["name"])]
         if not chosen and name:
             return {
@@ -141,12 +165,14 @@ class Operations:
         if message["type"] == "OperatorRelease":
             recorded = 1
             for each in chosen:
-                recorded &= await self._run(partial(self._core.release, each["session_index"]))
+                release = partial(self._core.release, each["session_index"])
+                recorded &= await self._run(self._kill_pool, release)
             return {"type": "Released", "sessions": len(chosen), "recorded": int(recorded)}
         total = {"sessions": len(chosen), "canceled": 0, "fence_ns": 0, "recorded": 1}
         for each in chosen:
             index = each["session_index"]
-            done = await self._refusable(partial(self._kill_one, index))
+            kill = partial(self._kill_one, index)
+            done = await self._refusable(self._run(self._kill_pool, kill))
             if done["type"] == "Refused":
                 return done
             self._end_link(index, each["epoch"], "killed by the operator")
@@ -161,7 +187,7 @@ class Operations:
         """No strategy has come back yet: for sessions of an earlier run that is a disconnect."""
         if self._config.cancel_on == "never" and not self._config.session_cancel:
             return
-        for each in await self._run(self._core.sessions):
+        for each in await self._run(self._cancel_pool, self._core.sessions):
             self.link_ended(each["name"], each["session_index"], "disconnect")
 
     def link_began(self, name: str) -> None:
@@ -184,9 +210,10 @@ class Operations:
         with contextlib.suppress(KeyError):
             del self._grace[name]
         count = await self._run(
+            self._cancel_pool,
             lambda: self._core.cancel_orders(
                 session_index, MassCancelScope.SESSION, 0, 0, 0, Reason.DISCONNECT
-            )
+            ),
         )
         if count:
             _log.warning("session %s is gone: %d orders cancelled", name, count)
