@@ -249,6 +249,12 @@ class GatewayCore {
     return gateway_->cancel_orders(session_index, request, static_cast<Reason>(reason));
   }
 
+  std::optional<std::uint64_t> cancel_gone(std::uint32_t session_index, std::uint64_t gone_for_ns,
+                                           std::uint8_t reason) {
+    const py::gil_scoped_release release;
+    return gateway_->cancel_gone(session_index, gone_for_ns, static_cast<Reason>(reason));
+  }
+
   py::dict kill(std::uint32_t session_index) {
     KillResult result;
     {
@@ -424,6 +430,8 @@ void bind_gateway(py::module_& m) {
            py::arg("count"), py::arg("open"))
       .def("cancel_orders", &GatewayCore::cancel_orders, py::arg("session_index"), py::arg("scope"),
            py::arg("instrument"), py::arg("side"), py::arg("account"), py::arg("reason"))
+      .def("cancel_gone", &GatewayCore::cancel_gone, py::arg("session_index"),
+           py::arg("gone_for_ns"), py::arg("reason"))
       .def("kill", &GatewayCore::kill, py::arg("session_index"))
       .def("release", &GatewayCore::release, py::arg("session_index"))
       .def("sessions", &GatewayCore::sessions)

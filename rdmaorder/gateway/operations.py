@@ -5,7 +5,6 @@ when a link ends."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -16,13 +15,14 @@ from typing import Any, Protocol, TypeVar
 from rdmaorder.errors import RdmaOrderError, Refused
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.fields import SEQUENCE_MAX, integer_of, text_of
-from rdmaorder.messages import MassCancelScope, Reason
+from rdmaorder.messages import Reason
 
 __all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KILL_THREADS = 16
+_CANCEL_RETRY_S = 0.05
 
 #: Fates in one answer, so that it fits a frame.
 FATES_MAX = 1000
@@ -47,15 +47,7 @@ class OperationsCore(Protocol):
         count: int,
         open: bool,  # noqa: A002 - name of the core's argument
     ) -> bytes: ...
-    def cancel_orders(
-        self,
-        session_index: int,
-        scope: int,
-        instrument: int,
-        side: int,
-        account: int,
-        reason: int,
-    ) -> int: ...
+    def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None: ...
     def kill(self, session_index: int) -> dict[str, int]: ...
     def release(self, session_index: int) -> bool: ...
     def sessions(self) -> list[dict[str, Any]]: ...
@@ -202,18 +194,18 @@ class Operations:
             return
         self.link_began(name)  # an earlier grace time is over
         self._grace[name] = asyncio.get_running_loop().create_task(
-            self._cancel_after(name, session_index, grace_ms / 1000)
+            self._cancel_after(name, session_index, grace_ms)
         )
 
-    async def _cancel_after(self, name: str, session_index: int, grace_s: float) -> None:
-        await asyncio.sleep(grace_s)
-        with contextlib.suppress(KeyError):
-            del self._grace[name]
-        count = await self._run(
-            self._cancel_pool,
-            lambda: self._core.cancel_orders(
-                session_index, MassCancelScope.SESSION, 0, 0, 0, Reason.DISCONNECT
-            ),
+    async def _cancel_after(self, name: str, session_index: int, grace_ms: int) -> None:
+        cancel = partial(
+            self._core.cancel_gone, session_index, grace_ms * 1_000_000, Reason.DISCONNECT
         )
+        await asyncio.sleep(grace_ms / 1000)
+        # None: the session is back, which link_began() tells in a moment, or a link is being made,
+        # which may come to nothing. Only the core knows when its turn comes.
+        while (count := await self._run(self._cancel_pool, cancel)) is None:
+            await asyncio.sleep(_CANCEL_RETRY_S)
+        self._grace.pop(name, None)
         if count:
             _log.warning("session %s is gone: %d orders cancelled", name, count)

@@ -66,6 +66,37 @@ TEST(GatewayKill, LeavesTheOrderWindowsDescriptorToWhoIsToSendIt) {
   EXPECT_EQ(static_cast<std::uint64_t>(facts.st_size), attached.order_window_bytes);
 }
 
+// --- orders of a session that is gone -----------------------------------------------------------
+
+TEST(GatewayCancel, OfAGoneSessionWaitsForNoLinkAndHitsNoneThatIsBack) {
+  Rig rig(test_config(), nullptr, {{"a", 0, 5, 5}});
+  int cancels = 0;
+  rig.handler->before = [&](std::span<const wire::OrderRecord> orders) {
+    cancels += orders[0].template_id == static_cast<std::uint16_t>(TemplateId::kMassCancel);
+  };
+  const auto cancel = [&](std::uint64_t gone_for_ns) {
+    return rig.gateway->cancel_gone(0, gone_for_ns, Reason::kDisconnect).has_value();
+  };
+  EXPECT_TRUE(cancel(kHour)) << "no link in this run";
+  AttachRequest request = attach_request(rig.open("a"));
+  auto made = transport_of(request);
+  request.hold = true;
+  request.connect = [&](const memory::Window&) {
+    EXPECT_FALSE(cancel(0)) << "a link is being made";
+    return std::move(made);
+  };
+  const AttachResult held = rig.gateway->attach(std::move(request));
+  EXPECT_FALSE(cancel(0)) << "it is made";
+  rig.gateway->detach(0, held.epoch, true);
+  EXPECT_TRUE(cancel(kHour)) << "it came to nothing";
+  Strategy strategy = rig.connect("a");
+  EXPECT_FALSE(cancel(0));
+  (void)rig.detach(strategy);
+  EXPECT_FALSE(cancel(kHour)) << "gone again just now";
+  EXPECT_TRUE(cancel(0));
+  EXPECT_EQ(cancels, 3);
+}
+
 // --- links that are being made ------------------------------------------------------------------
 
 TEST(GatewayAttach, HoldsUpNeitherOtherSessionsNorTheShutdown) {

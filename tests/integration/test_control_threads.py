@@ -74,3 +74,25 @@ def test_an_attach_that_takes_its_time_holds_up_nobody_else(gateway: Running) ->
 
 
 # -- kills and cancels -------------------------------------------------------------------------
+
+
+def test_orders_of_a_gone_session_are_cancelled_when_the_core_says_it_is_gone(
+    start: Start,
+) -> None:
+    gateway = start(cancel_on="both", cancel_grace_ms=1)
+    gateway.core.cancelled = [None, None, 3]  # a link is being made, and comes to nothing
+    with gateway.client() as client:
+        client.connect()
+        client.ask(TERMINATE)
+    eventually(lambda: len(gateway.core.cancels) == 3, "asked until it is decided")
+    assert gateway.core.cancels == [(0, 1_000_000)] * 3
+    gateway.core.cancelled = [None] * 1000
+    with gateway.client() as client:
+        client.connect()
+        client.ask(TERMINATE)
+    eventually(lambda: len(gateway.core.cancels) > 3, "asked for the second link")
+    with gateway.client() as client:
+        client.connect()  # back: nobody asks any more
+        asked = len(gateway.core.cancels)
+        eventually(lambda: not gateway.server._operations._grace, "the grace time is over")
+        assert len(gateway.core.cancels) <= asked + 1

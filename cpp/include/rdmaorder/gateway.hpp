@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -200,6 +201,10 @@ class Gateway {
   /// next link, if it has none) and an event kCanceled. Returns how many orders were cancelled.
   std::uint64_t cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
                               Reason why);
+  /// Cancels every order of a session that has had no link for `gone_for_ns`. Nothing happens
+  /// (nullopt) where it has one or one is being made, whatever was known when this was asked for.
+  std::optional<std::uint64_t> cancel_gone(std::uint32_t session_index, std::uint64_t gone_for_ns,
+                                           Reason why);
   /// Kill switch: the session's link is fenced at once, links are refused from now on, its orders
   /// are cancelled with kKill. Journalled: a gateway started again keeps links out and cancels what
   /// is left, until the release. Idempotent.

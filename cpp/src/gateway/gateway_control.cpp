@@ -85,6 +85,20 @@ std::uint64_t Gateway::cancel_orders(std::uint32_t session_index, const wire::Ma
   return count;
 }
 
+std::optional<std::uint64_t> Gateway::cancel_gone(std::uint32_t session_index,
+                                                  std::uint64_t gone_for_ns, Reason why) {
+  std::optional<std::uint64_t> count;
+  receiver_->call([&] {
+    GatewaySession& session = existing(receiver_->find(session_index), session_index);
+    if (session.link != nullptr || session.attaching ||
+        monotonic_ns() - session.gone_since_ns < gone_for_ns) {
+      return;
+    }
+    count = receiver_->cancel_orders(session, gateway::every_order(), why);
+  });
+  return count;
+}
+
 std::vector<OrderFate> Gateway::fates(std::uint32_t session_index, std::uint64_t from,
                                       std::uint32_t count) {
   const gateway::Inquiry inquiry = receiver_->inquire(session_index, from);

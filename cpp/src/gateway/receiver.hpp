@@ -55,6 +55,7 @@ struct GatewaySession {
   Untold untold;
   std::unique_ptr<Link> link;
   std::uint64_t previous_epoch = 0;
+  std::uint64_t gone_since_ns = 0;  ///< monotonic, when the last link ended; 0: none in this run
   std::uint64_t torn_since_ticks = 0;
   std::string failure;
   /// Reports the ring had no room for, whole slots, oldest first. Grows only for a strategy that

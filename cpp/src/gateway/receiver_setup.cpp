@@ -261,6 +261,7 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   session.dirty = session.replaying = session.queued = false;
   session.backlog.clear();  // all of it is in the journal
   session.previous_epoch = session.link->epoch();
+  session.gone_since_ns = monotonic_ns();
   counters_.links_detached.add();
   return std::move(session.link);
 }
