@@ -255,17 +255,23 @@ class GatewayCore {
     return gateway_->cancel_gone(session_index, gone_for_ns, static_cast<Reason>(reason));
   }
 
-  py::dict kill(std::uint32_t session_index) {
-    KillResult result;
+  py::list kill(const std::vector<std::uint32_t>& session_indices, std::uint64_t since_ns) {
+    std::vector<KillResult> results;
     {
       const py::gil_scoped_release release;
-      result = gateway_->kill(session_index);
+      results = gateway_->kill(session_indices, since_ns);
     }
-    py::dict d;
-    d["canceled"] = result.canceled_count;
-    d["fence_ns"] = result.fence_ns;
-    d["recorded"] = result.recorded ? 1 : 0;
-    return d;
+    py::list list;
+    for (const KillResult& result : results) {
+      py::dict d;
+      d["canceled"] = result.canceled_count;
+      d["fence_ns"] = result.fence_ns;
+      d["recorded"] = result.recorded ? 1 : 0;
+      d["epoch"] = result.epoch;
+      d["refusal"] = result.refusal;
+      list.append(d);
+    }
+    return list;
   }
 
   bool release(std::uint32_t session_index) {
@@ -432,7 +438,7 @@ void bind_gateway(py::module_& m) {
            py::arg("instrument"), py::arg("side"), py::arg("account"), py::arg("reason"))
       .def("cancel_gone", &GatewayCore::cancel_gone, py::arg("session_index"),
            py::arg("gone_for_ns"), py::arg("reason"))
-      .def("kill", &GatewayCore::kill, py::arg("session_index"))
+      .def("kill", &GatewayCore::kill, py::arg("session_indices"), py::arg("since_ns"))
       .def("release", &GatewayCore::release, py::arg("session_index"))
       .def("sessions", &GatewayCore::sessions)
       .def("counters", &GatewayCore::counters)

@@ -7,6 +7,7 @@ import importlib
 import logging
 import operator
 import threading
+import time
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from rdmaorder._core import Order
 from rdmaorder.errors import ConfigError, TransportError
 from rdmaorder.gateway import counters_file
 from rdmaorder.gateway.config import GatewayConfig
+from rdmaorder.gateway.operations import sum_of_kills
 from rdmaorder.gateway.server import ControlServer
 from rdmaorder.messages import MassCancelScope, Reason, Records, Side
 
@@ -211,21 +213,18 @@ class Gateway:
         until :meth:`release`, and cancels its orders with Reason.KILL. Gives the number of
         ``sessions`` and of orders ``canceled``, the longest ``fence_ns``, and in ``recorded``
         whether a gateway started again on the journal will know (1) or not (0)."""
-        total = {"sessions": 0, "canceled": 0, "fence_ns": 0, "recorded": 1}
-        for each in self._chosen(session):
-            done = self._core.kill(each["session_index"])
-            total["sessions"] += 1
-            total["canceled"] += done["canceled"]
-            total["fence_ns"] = max(total["fence_ns"], done["fence_ns"])
-            total["recorded"] &= done["recorded"]
-            if self._loop is not None and self._server is not None and each["epoch"]:
+        since_ns = time.monotonic_ns()
+        chosen = self._chosen(session)
+        results = self._core.kill([each["session_index"] for each in chosen], since_ns)
+        for each, done in zip(chosen, results, strict=True):
+            if self._loop is not None and self._server is not None and done["epoch"]:
                 self._loop.call_soon_threadsafe(
                     self._server.end_link,
                     each["session_index"],
-                    each["epoch"],
+                    done["epoch"],
                     "killed by the operator",
                 )
-        return total
+        return sum_of_kills([each["name"] for each in chosen], results)
 
     def release(self, session: str | None = None) -> None:
         """Lets ``session`` (None: every session) have links again after a kill."""

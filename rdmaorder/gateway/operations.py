@@ -17,7 +17,7 @@ from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.fields import SEQUENCE_MAX, integer_of, text_of
 from rdmaorder.messages import Reason
 
-__all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError"]
+__all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError", "sum_of_kills"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -27,6 +27,32 @@ _CANCEL_RETRY_S = 0.05
 #: Fates in one answer, so that it fits a frame.
 FATES_MAX = 1000
 OPERATOR_REQUESTS = frozenset({"OperatorKill", "OperatorRelease"})
+
+
+def sum_of_kills(names: list[str], results: list[dict[str, Any]]) -> dict[str, int]:
+    """What became of the sessions in all, logged one by one. Raises Refused when there are some
+    that could not be killed; all others are."""
+    failed = []
+    for name, each in zip(names, results, strict=True):
+        if each["refusal"]:
+            failed.append(f"{name}: {each['refusal']}")
+            continue
+        _log.warning(
+            "%s killed: fenced in %d ns, %d orders cancelled%s",
+            name,
+            each["fence_ns"],
+            each["canceled"],
+            "" if each["recorded"] else "; NOT WRITTEN DOWN: a restart of this gateway releases it",
+        )
+    if failed:
+        text = f"{len(names) - len(failed)} sessions killed, these not: {'; '.join(failed)}"
+        raise Refused(text, code="UnknownSession")
+    return {
+        "sessions": len(names),
+        "canceled": sum(each["canceled"] for each in results),
+        "fence_ns": max((each["fence_ns"] for each in results), default=0),
+        "recorded": int(all(each["recorded"] for each in results)),
+    }
 
 
 class OperatorRequestError(Exception):
@@ -48,7 +74,7 @@ class OperationsCore(Protocol):
         open: bool,  # noqa: A002 - name of the core's argument
     ) -> bytes: ...
     def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None: ...
-    def kill(self, session_index: int) -> dict[str, int]: ...
+    def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]: ...
     def release(self, session_index: int) -> bool: ...
     def sessions(self) -> list[dict[str, Any]]: ...
 
@@ -108,7 +134,8 @@ class Operations:
             resolve = partial(self._resolve, session_index, message)
             return await self._refusable(self._inquire(session_index, resolve))
         if kind == "Kill":
-            kill = partial(self._kill_one, session_index)
+            names = {session_index: f"session {session_index}"}
+            kill = partial(self._kill, names, time.monotonic_ns(), {})
             return await self._refusable(self._run(self._kill_pool, kill))
         return None
 
@@ -130,21 +157,17 @@ class Operations:
         fates = self._core.fates(session_index, start, count, open_only)
         return {"type": "Resolved", "next_order_sequence": next_order, "fates": fates}
 
-    def _kill_one(self, session_index: int) -> dict[str, Any]:
-        done = self._core.kill(session_index)
-        _log.warning(
-            "session %d killed: fenced in %d ns, %d orders cancelled%s",
-            session_index,
-            done["fence_ns"],
-            done["canceled"],
-            "" if done["recorded"] else "; NOT WRITTEN DOWN: a restart of this gateway releases it",
-        )
-        return {"type": "Killed", "sessions": 1, **done}
+    def _kill(self, names: dict[int, str], since_ns: int, epochs: dict[int, int]) -> dict[str, Any]:
+        """Kills the sessions of these indices. Fills in the ``epochs`` of the links that ended."""
+        results = self._core.kill(list(names), since_ns)
+        epochs.update(zip(names, (each["epoch"] for each in results), strict=True))
+        return {"type": "Killed", **sum_of_kills(list(names.values()), results)}
 
     # -- an operator ---------------------------------------------------------------------------
 
     async def operate(self, message: dict[str, Any]) -> dict[str, Any]:
         """Answers an operator's request for the session it names, or for all ("")."""
+        since_ns = time.monotonic_ns()
         name = text_of(message, "session", 64)
         sessions = await self._run(self._kill_pool, self._core.sessions)
         chosen = [each for each in sessions if name in ("", each["name"])]
@@ -160,18 +183,14 @@ class Operations:
                 release = partial(self._core.release, each["session_index"])
                 recorded &= await self._run(self._kill_pool, release)
             return {"type": "Released", "sessions": len(chosen), "recorded": int(recorded)}
-        total = {"sessions": len(chosen), "canceled": 0, "fence_ns": 0, "recorded": 1}
-        for each in chosen:
-            index = each["session_index"]
-            kill = partial(self._kill_one, index)
-            done = await self._refusable(self._run(self._kill_pool, kill))
-            if done["type"] == "Refused":
-                return done
-            self._end_link(index, each["epoch"], "killed by the operator")
-            total["canceled"] += done["canceled"]
-            total["fence_ns"] = max(total["fence_ns"], done["fence_ns"])
-            total["recorded"] &= done["recorded"]
-        return {"type": "Killed", **total}
+        names = {each["session_index"]: each["name"] for each in chosen}
+        epochs: dict[int, int] = {}
+        kill = partial(self._kill, names, since_ns, epochs)
+        answer = await self._refusable(self._run(self._kill_pool, kill))
+        for index, epoch in epochs.items():
+            if epoch:
+                self._end_link(index, epoch, "killed by the operator")
+        return answer
 
     # -- cancel on disconnect ------------------------------------------------------------------
 

@@ -53,6 +53,41 @@ TEST(GatewayKill, LeavesNoLinkThatWasBeingMade) {
   }
 }
 
+TEST(GatewayKill, OfManyTakesAllOutBeforeItWaitsForAny) {
+  Rig rig(test_config(), std::make_unique<MemoryJournal>());
+  std::vector<std::string> told;
+  std::vector<std::uint64_t> epochs;
+  for (const char* name : {"a", "b"}) {
+    AttachRequest request = attach_request(rig.open(name));
+    request.transport = std::make_unique<TellingTransport>(told, transport_of(request));
+    epochs.push_back(rig.gateway->attach(std::move(request)).epoch);
+  }
+  rig.open("c");
+  rig.handler->before = [&](std::span<const wire::OrderRecord> orders) {
+    told.push_back("cancel " + std::to_string(orders[0].session_index));
+  };
+  const std::uint32_t all[] = {0, 7, 1, 2};
+  constexpr std::uint64_t kMinute = 60'000'000'000;
+  const auto results = rig.gateway->kill(all, monotonic_ns() - kMinute);
+  EXPECT_EQ(told, (std::vector<std::string>{"closed", "gone", "closed", "gone", "cancel 0",
+                                            "cancel 1", "cancel 2"}));
+  EXPECT_EQ(rig.journal->sync_now_count, 1U) << "one for all";
+  EXPECT_EQ(rig.journal->of_kind(journal::RecordKind::kKill).size(), 3U);
+  ASSERT_EQ(results.size(), 4U);
+  EXPECT_EQ(results[1].refusal, "there is no session with index 7");
+  EXPECT_EQ(results[0].epoch, epochs[0]);
+  EXPECT_EQ(results[2].epoch, epochs[1]);
+  EXPECT_EQ(results[3].epoch, 0U);
+  for (const std::size_t i : {0U, 2U, 3U}) {
+    EXPECT_TRUE(results[i].recorded) << i;
+    EXPECT_TRUE(results[i].refusal.empty()) << i;
+  }
+  EXPECT_GE(results[0].fence_ns, kMinute) << "counted from the request";
+  EXPECT_EQ(results[3].fence_ns, 0U) << "nothing to fence";
+  for (const SessionView& view : rig.gateway->sessions()) EXPECT_TRUE(view.killed) << view.name;
+  EXPECT_EQ(refusal_of([&] { (void)rig.gateway->kill(7); }), "UnknownSession");
+}
+
 TEST(GatewayKill, LeavesTheOrderWindowsDescriptorToWhoIsToSendIt) {
   Rig rig;
   AttachRequest request = attach_request(rig.open("a"));

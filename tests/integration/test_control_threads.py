@@ -54,6 +54,23 @@ def asking(gateway: Running, *sessions: str) -> list[Client]:
 # -- inquiries ---------------------------------------------------------------------------------
 
 
+def test_a_kill_waits_for_no_inquiry(gateway: Running) -> None:
+    clients = asking(gateway, "a", "b", "c")
+    with gateway.client() as victim:
+        victim.connect("victim")
+        eventually(lambda: len(gateway.core.inquiries) == 2, "all threads for inquiries are busy")
+        assert operate(gateway, "OperatorKill", "victim")["type"] == "Killed"
+        assert operate(gateway, "OperatorRelease", "victim")["type"] == "Released"
+        assert victim.receive()[0]["code"] == "LinkFailed"
+    with gateway.client() as victim:
+        victim.connect("victim")
+        assert victim.ask({"type": "Kill"})["type"] == "Killed", "its own neither"
+    gateway.core.may_answer.set()
+    for client in clients:
+        assert client.receive()[0]["type"] == "Resolved"
+        client.socket.close()
+
+
 # -- links being made --------------------------------------------------------------------------
 
 
@@ -74,6 +91,23 @@ def test_an_attach_that_takes_its_time_holds_up_nobody_else(gateway: Running) ->
 
 
 # -- kills and cancels -------------------------------------------------------------------------
+
+
+def test_a_kill_of_all_is_one_call_and_a_refusal_keeps_nobody_alive(gateway: Running) -> None:
+    gateway.core.refuse_kill[0] = "no"
+    clients = [gateway.client() for _ in range(3)]
+    for name, client in zip(("a", "b", "c"), clients, strict=True):
+        client.connect(name)
+    answer = operate(gateway, "OperatorKill", "")
+    assert gateway.core.kills == [[0, 1, 2]]
+    assert (answer["type"], answer["text"]) == ("Refused", "2 sessions killed, these not: a: no")
+    for client in clients[1:]:
+        assert client.receive()[0]["text"] == "killed by the operator"
+    gateway.core.refuse_kill.clear()
+    answer = operate(gateway, "OperatorKill", "")
+    assert (answer["sessions"], answer["canceled"], answer["recorded"]) == (3, 6, 1)
+    for client in clients:
+        client.socket.close()
 
 
 def test_orders_of_a_gone_session_are_cancelled_when_the_core_says_it_is_gone(

@@ -138,10 +138,12 @@ struct SessionView {
 
 struct KillResult {
   std::uint64_t canceled_count = 0;
-  std::uint64_t fence_ns = 0;  ///< from the call to the moment the old link can write no more
+  std::uint64_t fence_ns = 0;  ///< from the request to the moment the old link can write no more
+  std::uint64_t epoch = 0;     ///< of that link, live or held; 0: there was none
   /// On stable storage. False: without a journal, or one that cannot write, a gateway started again
   /// knows nothing of the kill.
   bool recorded = false;
+  std::string refusal;  ///< why this session was not killed, empty if it was
 };
 
 /// Where an order was at which tick of the gateway's cycle counter, for measuring. 0: it did not
@@ -209,6 +211,12 @@ class Gateway {
   /// are cancelled with kKill. Journalled: a gateway started again keeps links out and cancels what
   /// is left, until the release. Idempotent.
   KillResult kill(std::uint32_t session_index);
+  /// The same for several, one result each: all are out of the receiver's loop in one turn of it,
+  /// then fenced, then one sync of the journal serves them all, then orders are cancelled. Those
+  /// that cannot be killed (`refusal`) keep none of the others alive. `since_ns` (monotonic): when
+  /// the request came.
+  std::vector<KillResult> kill(std::span<const std::uint32_t> session_indices,
+                               std::uint64_t since_ns = monotonic_ns());
   /// Links are allowed again. False: that is not on stable storage (KillResult::recorded).
   bool release(std::uint32_t session_index);
   /// Sessions now, any thread.

@@ -2,11 +2,13 @@
 // the kill switch, fencing.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "gateway/inquiry.hpp"
 #include "gateway/receiver.hpp"
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/transport/verbs.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -15,10 +17,12 @@ namespace {
   throw Error(ErrorKind::kRefused, text, 0, code);
 }
 
+std::string no_session(std::uint32_t session_index) {
+  return "there is no session with index " + std::to_string(session_index);
+}
+
 GatewaySession& existing(GatewaySession* session, std::uint32_t session_index) {
-  if (session == nullptr) {
-    refuse("UnknownSession", "there is no session with index " + std::to_string(session_index));
-  }
+  if (session == nullptr) refuse("UnknownSession", no_session(session_index));
   return *session;
 }
 
@@ -39,30 +43,61 @@ std::uint64_t Gateway::fence(std::uint32_t session_index, std::unique_ptr<Link> 
 }
 
 KillResult Gateway::kill(std::uint32_t session_index) {
-  const std::uint64_t since_ns = monotonic_ns();
-  KillResult result;
-  std::unique_ptr<Link> link;
-  memory::Window window;
+  KillResult result = std::move(kill(std::span(&session_index, 1)).front());
+  if (!result.refusal.empty()) refuse("UnknownSession", result.refusal);
+  return result;
+}
+
+std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_indices,
+                                      std::uint64_t since_ns) {
+  struct Ended {
+    std::unique_ptr<Link> link;
+    memory::Window window;
+  };
+  const std::size_t count = session_indices.size();
+  std::vector<KillResult> results(count);
+  std::vector<Ended> ended(count);
   receiver_->call([&] {
-    GatewaySession& session = existing(receiver_->find(session_index), session_index);
-    session.killed = true;
-    result.recorded = receiver_->record_kill(session);
-    link = receiver_->remove(session, false);
-    if (link != nullptr) {
-      window = std::move(session.window);
-    } else if (session.pending.link != nullptr) {
-      link = std::move(session.pending.link);
-      window = std::move(session.window);
-      receiver_->abandon(session);
+    for (std::size_t i = 0; i < count; ++i) {
+      GatewaySession* found = receiver_->find(session_indices[i]);
+      if (found == nullptr) {
+        results[i].refusal = no_session(session_indices[i]);
+        continue;
+      }
+      GatewaySession& session = *found;
+      session.killed = true;
+      results[i].recorded = receiver_->record_kill(session);
+      ended[i].link = receiver_->remove(session, false);
+      if (ended[i].link == nullptr && session.pending.link != nullptr) {
+        ended[i].link = std::move(session.pending.link);
+        receiver_->abandon(session);
+      }
+      if (ended[i].link == nullptr) continue;
+      ended[i].window = std::move(session.window);
+      results[i].epoch = ended[i].link->epoch();
     }
   });
-  if (link != nullptr) {
-    result.fence_ns = fence(session_index, std::move(link), std::move(window), since_ns);
+  // First every queue pair: to close one may take its time.
+  for (const Ended& each : ended) {
+    if (each.link == nullptr) continue;
+    auto* verbs = dynamic_cast<transport::VerbsTransport*>(&each.link->transport());
+    if (verbs != nullptr) (void)verbs->fence();
   }
-  // Only now: a disk may take its time, the fence may not.
-  result.recorded = result.recorded && ok(journal_writer()->sync_now());
-  result.canceled_count = cancel_orders(session_index, gateway::every_order(), Reason::kKill);
-  return result;
+  for (std::size_t i = 0; i < count; ++i) {
+    auto& [link, window] = ended[i];
+    if (link == nullptr) continue;
+    results[i].fence_ns = fence(session_indices[i], std::move(link), std::move(window), since_ns);
+  }
+  // Only now: a disk may take its time, the fences may not.
+  const bool any = std::any_of(results.begin(), results.end(), std::mem_fn(&KillResult::recorded));
+  const bool synced = any && ok(journal_writer()->sync_now());
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!results[i].refusal.empty()) continue;
+    results[i].recorded = results[i].recorded && synced;
+    results[i].canceled_count =
+        cancel_orders(session_indices[i], gateway::every_order(), Reason::kKill);
+  }
+  return results;
 }
 
 bool Gateway::release(std::uint32_t session_index) {
