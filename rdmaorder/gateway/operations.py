@@ -207,9 +207,9 @@ class Operations:
             task.cancel()
 
     def link_ended(self, name: str, session_index: int, how: str) -> None:
-        """``how``: "logout" or "disconnect"."""
+        """``how``: "logout", "disconnect", or "shutdown" (the gateway's own: cancels nothing)."""
         cancel_on, grace_ms = self._config.cancel_of(name)
-        if cancel_on not in (how, "both"):
+        if how == "shutdown" or cancel_on not in (how, "both"):
             return
         self.link_began(name)  # an earlier grace time is over
         self._grace[name] = asyncio.get_running_loop().create_task(

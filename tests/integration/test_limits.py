@@ -278,3 +278,15 @@ def test_orders_are_not_even_sent_while_the_line_says_throttled_and_cancels_are(
 
     eventually(refused, "the line says throttled")
     assert session.status()["state"] == "live"
+
+
+def test_a_gateway_that_shuts_down_cancels_nothing(
+    start_gateway: StartGateway, connect: Connect, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "journal")
+    gateway = start_gateway(handler="venue", journal=folder, cancel_on="both", cancel_grace_ms=0)
+    session = connect(gateway)
+    session.send_batch(batch_of(3))
+    take(session, 3)
+    gateway.stop()
+    assert (journal.Journal(folder).reports("alpha")["exec_type"] == ro.ExecType.NEW).all()
