@@ -75,6 +75,9 @@ class ControlServer:
         self._operations = Operations(core, config, self.end_link)
         self._half_open: dict[Channel, float] = {}
         self._live: dict[Channel, Link] = {}
+        #: By session: epoch of a link that ended before its connection was among the live ones (or
+        #: after), and why.
+        self._ended_early: dict[int, tuple[int, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: tuple[Listener, ...] = ()
         self._accepting = False
@@ -121,6 +124,8 @@ class ControlServer:
         for channel, link in self._live.items():
             if (link.session_index, link.epoch) == (session_index, epoch):
                 channel.interrupt(_LinkFailedError(reason))
+                return
+        self._ended_early[session_index] = (epoch, reason)
 
     def _stop_listening(self) -> None:
         self._pause_accepting()
@@ -196,6 +201,9 @@ class ControlServer:
             if link is not None:
                 channel.forget_interrupt()  # a late eviction; a shutdown is seen below
                 self._live[channel] = link
+                epoch, reason = self._ended_early.pop(link.session_index, (0, ""))
+                if epoch == link.epoch:
+                    channel.interrupt(_LinkFailedError(reason))
                 self._operations.link_began(link.session.name)
                 self._end_half_open(channel)
                 await self._watch(channel, link)

@@ -90,6 +90,27 @@ def test_an_attach_that_takes_its_time_holds_up_nobody_else(gateway: Running) ->
             os.close(descriptor)
 
 
+def test_a_link_that_fails_before_its_connection_is_live_is_ended(gateway: Running) -> None:
+    attach = gateway.core.attach_shm
+
+    def fail_at_once(session_index: int, *arguments: Any) -> dict[str, Any]:
+        attached = attach(session_index, *arguments)
+        # In the loop before the answer of this thread is.
+        end = (session_index, attached["epoch"], "torn")
+        gateway.loop.call_soon_threadsafe(gateway.server.end_link, *end)
+        return attached
+
+    gateway.core.attach_shm = fail_at_once  # type: ignore[method-assign]
+    with gateway.client() as client:
+        client.connect()
+        ended = client.receive()[0]
+        assert (ended["code"], ended["text"]) == ("LinkFailed", "torn")
+    gateway.core.attach_shm = attach  # type: ignore[method-assign]
+    with gateway.client() as client:
+        client.connect()
+        assert client.ask({"type": "Clock"})["type"] == "Clock", "the next link is another"
+
+
 # -- kills and cancels -------------------------------------------------------------------------
 
 
