@@ -337,6 +337,16 @@ class ControlServer:
     async def _await_end(self, channel: Channel, link: Link) -> None:
         """Returns after a Terminate. Questions are answered meanwhile. A second Establish is
         refused once and changes nothing."""
+        inquiries: list[asyncio.Task[None]] = []
+        try:
+            await self._read_messages(channel, link, inquiries)
+        finally:
+            for each in inquiries:
+                each.cancel()
+
+    async def _read_messages(
+        self, channel: Channel, link: Link, inquiries: list[asyncio.Task[None]]
+    ) -> None:
         told = False
         while not self._closing:
             frame = await channel.receive(None)
@@ -346,6 +356,13 @@ class ControlServer:
             if kind == "Terminate":
                 Terminate.from_message(message)
                 return
+            if kind == "Resolve":
+                # Beside the reading of the socket, which may say meanwhile that the strategy is
+                # gone. Who asks again no longer waits for the first answer.
+                while inquiries:
+                    inquiries.pop().cancel()
+                inquiries.append(asyncio.create_task(self._inquire(channel, link, message)))
+                continue
             answer = await self._operations.answer(link.session_index, message)
             if answer is not None:
                 await channel.send(protocol.encode_frame(answer))
@@ -358,3 +375,11 @@ class ControlServer:
             text = "this connection has its link"
             await self._refuse(channel, "Establish", "AlreadyEstablished", text)
         raise _ShuttingDownError
+
+    async def _inquire(self, channel: Channel, link: Link, message: dict[str, Any]) -> None:
+        try:
+            answer = await self._operations.answer(link.session_index, message)
+            if answer is not None:
+                await channel.send(protocol.encode_frame(answer))
+        except Exception as error:
+            channel.interrupt(error)  # the reader's to handle, as if it had asked itself

@@ -71,6 +71,52 @@ def test_a_kill_waits_for_no_inquiry(gateway: Running) -> None:
         client.socket.close()
 
 
+def test_a_strategy_that_dies_amid_its_inquiry_is_noticed(gateway: Running) -> None:
+    (client,) = asking(gateway, "alpha")
+    eventually(lambda: gateway.core.inquiries == [0], "the inquiry is under way")
+    client.socket.close()
+    eventually(lambda: len(gateway.core.detached) == 1, "its link is ended")
+    assert gateway.count("lost") == 1
+    with gateway.client() as again:
+        again.connect()
+
+
+def test_a_strategy_ends_its_link_amid_its_inquiry(gateway: Running) -> None:
+    (client,) = asking(gateway, "alpha")
+    assert client.ask(TERMINATE)["code"] == "Finished"
+    client.socket.close()
+
+
+def test_no_session_takes_all_threads_for_inquiries(gateway: Running) -> None:
+    for _ in range(3):  # asks, dies, comes back and asks again
+        (client,) = asking(gateway, "greedy")
+        client.socket.close()
+        eventually(lambda: not gateway.core.live, "gone")
+    (client,) = asking(gateway, "other")
+    eventually(lambda: gateway.core.inquiries == [0, 1], "the other's has begun, and no third")
+    gateway.core.may_answer.set()
+    assert client.receive()[0]["type"] == "Resolved"
+    client.socket.close()
+
+
+def test_who_asks_again_gets_one_answer(gateway: Running) -> None:
+    (client,) = asking(gateway, "alpha")
+    eventually(lambda: gateway.core.inquiries == [0], "the first is under way")
+    client.send(RESOLVE)
+    assert client.ask({"type": "Clock"})["type"] == "Clock"
+    gateway.core.may_answer.set()
+    assert client.receive()[0]["type"] == "Resolved"
+    assert client.ask({"type": "Clock"})["type"] == "Clock"
+    client.socket.close()
+
+
+def test_a_wrong_question_is_refused_and_the_link_goes_on(gateway: Running) -> None:
+    with gateway.client() as client:
+        client.connect()
+        assert client.ask(RESOLVE | {"count": 0})["type"] == "Refused"
+        assert client.ask(RESOLVE)["type"] == "Resolved"
+
+
 # -- links being made --------------------------------------------------------------------------
 
 
