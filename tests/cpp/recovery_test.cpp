@@ -150,6 +150,21 @@ TEST(Recovery, KeepsAKilledSessionOutAndCancelsWhatTheKillHadNotGotTo) {
   EXPECT_FALSE(feeder.recovery.sessions()[0].killed);
 }
 
+TEST(Recovery, KnowsTheSchemaFromOrdersWhereNoLinkSaysIt) {
+  Feeder plain;
+  plain.feed(RecordKind::kLink, 1, nullptr, 0);
+  EXPECT_EQ(plain.recovery.sessions()[0].schema_id, 0U);
+  plain.order(make_record(TemplateId::kNewOrder, 1, 0));
+  plain.feed(RecordKind::kLink, 2, nullptr, 0);
+  EXPECT_EQ(plain.recovery.sessions()[0].schema_id, wire::kSchemaId);
+  Feeder own;
+  const std::array<std::byte, 56> message{};
+  own.feed(RecordKind::kOrder, 1, message.data(), message.size());
+  EXPECT_EQ(own.recovery.sessions()[0].schema_id, 0U);
+  own.feed(RecordKind::kLink, 2, nullptr, 0, Reason{77});
+  EXPECT_EQ(own.recovery.sessions()[0].schema_id, 77U);
+}
+
 TEST(Recovery, AKillSaysWhetherTheNextRunWillKnow) {
   Rig rig(test_config(), std::make_unique<gateway_support::MemoryJournal>());
   const Strategy strategy = rig.connect("a");

@@ -31,7 +31,7 @@ struct RecoveredSession {
   /// First report of its last link: nobody knows which of those from there on were delivered.
   std::uint64_t first_undelivered_report = 1;
   bool killed = false;                          ///< and not released since
-  std::uint16_t schema_id = 0;                  ///< of its links; 0: no record says
+  std::uint16_t schema_id = 0;                  ///< of its links or orders; 0: no record says
   std::vector<UnansweredRequest> unanswered{};  ///< in journal order
   JournalMarks marks{};
 };

@@ -67,7 +67,7 @@ void SessionRecovery::operator()(const journal::Record& record) {
       std::uint64_t begin[3] = {0, 0, session.next_report_sequence};
       read_words(record, begin);
       session.first_undelivered_report = begin[2];
-      session.schema_id = record.detail;
+      if (record.detail != 0) session.schema_id = record.detail;
       return;
     }
     case journal::RecordKind::kKill: {
@@ -91,6 +91,8 @@ void SessionRecovery::take_order(Known& known, const journal::Record& record) {
   UnansweredRequest request;
   wire::MessageHeader header;
   if (!read_message(record, &header, request.order.block_words)) return;
+  // Links did not always say it.
+  if (known.session.schema_id == 0) known.session.schema_id = wire::kSchemaId;
   request.order.block_length = header.block_length;
   request.order.template_id = header.template_id;
   request.order.session_index = record.session_index;
