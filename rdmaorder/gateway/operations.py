@@ -21,7 +21,7 @@ __all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_KILL_THREADS = 16
+_KILL_THREADS = 8
 _CANCEL_RETRY_S = 0.05
 
 #: Fates in one answer, so that it fits a frame.
@@ -91,8 +91,9 @@ class Operations:
         self._core: OperationsCore = core
         self._config = config
         self._end_link = end_link
-        # A kill waits for nobody: neither for the reading of a long journal nor for the disk that
-        # another kill is written to.
+        # An operator's kill waits for nobody: neither for the reading of a long journal nor for the
+        # disk that the kills of however many strategies are written to.
+        self._operator_pool = ThreadPoolExecutor(_KILL_THREADS, "rdmaorder-operator")
         self._kill_pool = ThreadPoolExecutor(_KILL_THREADS, "rdmaorder-kill")
         self._cancel_pool = ThreadPoolExecutor(1, "rdmaorder-cancel")
         self._inquiry_pool = ThreadPoolExecutor(2, "rdmaorder-inquiry")
@@ -103,7 +104,8 @@ class Operations:
         for task in self._grace.values():
             task.cancel()
         self._grace.clear()
-        for pool in (self._kill_pool, self._cancel_pool, self._inquiry_pool):
+        pools = (self._operator_pool, self._kill_pool, self._cancel_pool, self._inquiry_pool)
+        for pool in pools:
             pool.shutdown(wait=False)
 
     @staticmethod
@@ -169,7 +171,7 @@ class Operations:
         """Answers an operator's request for the session it names, or for all ("")."""
         since_ns = time.monotonic_ns()
         name = text_of(message, "session", 64)
-        sessions = await self._run(self._kill_pool, self._core.sessions)
+        sessions = await self._run(self._operator_pool, self._core.sessions)
         chosen = [each for each in sessions if name in ("", each["name"])]
         if not chosen and name:
             return {
@@ -181,12 +183,12 @@ class Operations:
             recorded = 1
             for each in chosen:
                 release = partial(self._core.release, each["session_index"])
-                recorded &= await self._run(self._kill_pool, release)
+                recorded &= await self._run(self._operator_pool, release)
             return {"type": "Released", "sessions": len(chosen), "recorded": int(recorded)}
         names = {each["session_index"]: each["name"] for each in chosen}
         epochs: dict[int, int] = {}
         kill = partial(self._kill, names, since_ns, epochs)
-        answer = await self._refusable(self._run(self._kill_pool, kill))
+        answer = await self._refusable(self._run(self._operator_pool, kill))
         for index, epoch in epochs.items():
             if epoch:
                 self._end_link(index, epoch, "killed by the operator")

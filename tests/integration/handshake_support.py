@@ -116,6 +116,8 @@ class FakeCore:
         self.may_answer.set()
         self.kills: list[list[int]] = []
         self.refuse_kill: dict[int, str] = {}
+        #: Sessions whose kill waits for ``may_answer``: the disk takes its time.
+        self.slow_kills: set[int] = set()
         #: What cancel_gone() gives, one after the other; then 0.
         self.cancelled: list[int | None] = []
         self.cancels: list[tuple[int, int]] = []
@@ -232,6 +234,8 @@ class FakeCore:
 
     def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]:
         self.kills.append(session_indices)
+        if self.slow_kills.intersection(session_indices):
+            assert self.may_answer.wait(PATIENCE_S)
         return [
             {
                 "canceled": 2,

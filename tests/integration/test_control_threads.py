@@ -177,6 +177,23 @@ def test_a_kill_of_all_is_one_call_and_a_refusal_keeps_nobody_alive(gateway: Run
         client.socket.close()
 
 
+def test_an_operators_kill_waits_for_no_strategys(gateway: Running) -> None:
+    gateway.core.may_answer.clear()
+    names = [f"s{n}" for n in range(20)]
+    gateway.core.slow_kills = set(range(len(names)))
+    clients = [gateway.client() for _ in names]
+    for name, client in zip(names, clients, strict=True):
+        client.connect(name)
+        client.send({"type": "Kill"})
+    with gateway.client() as victim:
+        victim.connect("victim")
+        assert operate(gateway, "OperatorKill", "victim")["type"] == "Killed"
+    gateway.core.may_answer.set()
+    for client in clients:
+        assert client.receive()[0]["type"] == "Killed"
+        client.socket.close()
+
+
 def test_orders_of_a_gone_session_are_cancelled_when_the_core_says_it_is_gone(
     start: Start,
 ) -> None:
