@@ -255,11 +255,33 @@ TEST_F(JournalWriter, KeepsANoteOfReportsWhereAFullDiskLeavesNoRoomForRecords) {
   EXPECT_EQ(again->noted_reports(Writer::kNotedSessionCount - 1), 9U);
   EXPECT_EQ(again->noted_reports(Writer::kNotedSessionCount), 0U);
   const std::uint64_t count = again->last_position();
-  append_many(*again, kPerSegment);  // records tell from here on
+  append_many(*again, 2 * kPerSegment);  // the records that follow may be of other sessions
+  EXPECT_EQ(again->noted_reports(3), 701U);
   again.reset();
   again = open();
-  EXPECT_EQ(again->last_position(), count + kPerSegment);
-  EXPECT_EQ(again->noted_reports(3), 0U);
+  EXPECT_EQ(again->last_position(), count + 2 * kPerSegment);
+  EXPECT_EQ(again->noted_reports(3), 701U);
+}
+
+TEST_F(JournalWriter, NotesInASegmentNotYetInUseAreNoDamage) {
+  auto writer = open();
+  append_many(*writer, 10);
+  writer->note_reports(3, 701);
+  ASSERT_TRUE(eventually([&] { return fs::exists(segment(2)); }));
+  // As a crash amid a segment change leaves it.
+  fs::copy_file(segment(2), root_ + "/kept");
+  writer.reset();
+  fs::rename(root_ + "/kept", segment(2));
+  const std::uint64_t note = 701;
+  poke(segment(2), 64 + 3 * 8, &note, sizeof note);
+  EXPECT_TRUE(scan_checked(directory_).clean);
+  ScanResult result;
+  writer = open(SyncPolicy::kNone, &result);
+  EXPECT_TRUE(result.clean) << result.damage;
+  EXPECT_FALSE(fs::exists(segment(2) + ".damaged"));
+  EXPECT_EQ(writer->noted_reports(3), 701U);
+  append_many(*writer, kPerSegment);
+  EXPECT_EQ(writer->last_position(), 10 + kPerSegment);
 }
 
 TEST_F(JournalWriter, OpeningFailsClearlyWhenTheFirstSegmentDoesNotFit) {

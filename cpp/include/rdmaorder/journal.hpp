@@ -11,8 +11,9 @@
 //     40  8  created, CLOCK_REALTIME ns
 //     48  8  salt: random; enters every record's CRC, so bytes of an older file never verify
 //     56  8  reserved, 0
-//     64  .. u64 by session index, 0: nothing: next report sequence of a session whose reports
-//            could not be appended behind this segment (Writer::note_reports)
+//     64  .. u64 by session index, 0: nothing: next report sequence of a session, where it has had
+//            reports that could not be appended (Writer::note_reports); goes along from segment to
+//            segment
 //   records, each starting on a 32-byte boundary:
 //     0   4  crc32c over (salt u64, bytes 4 .. 40 + payload_bytes)
 //     4   4  payload_bytes
@@ -133,7 +134,7 @@ class Writer {
   static constexpr std::uint32_t kNotedSessionCount = 504;
   virtual void note_reports(std::uint32_t /*session_index*/,
                             std::uint64_t /*next_report_sequence*/) noexcept {}
-  /// What note_reports kept behind the newest record; 0: nothing.
+  /// What note_reports kept last, in this run or one before; 0: nothing.
   [[nodiscard]] virtual std::uint64_t noted_reports(
       std::uint32_t /*session_index*/) const noexcept {
     return 0;

@@ -291,9 +291,9 @@ bool Reader::later_segment_has_data(const std::vector<std::uint64_t>& numbers) {
     Segment later;
     bool opened = false;
     if (!later.open(directory_, number, &opened)) continue;
-    // The first 64 bytes may hold a header whose magic was not stored yet.
+    // The first page may hold notes, and a header whose magic was not stored yet.
     if (opened ||
-        find_nonzero(later.fd.get(), later.path, sizeof(SegmentHeader), later.size).last != 0) {
+        find_nonzero(later.fd.get(), later.path, kSegmentHeaderBytes, later.size).last != 0) {
       return true;
     }
   }

@@ -114,7 +114,7 @@ void retire_later_segments(const std::string& directory, std::uint64_t number) {
     const auto size = static_cast<std::uint64_t>(std::filesystem::file_size(path));
     std::uint64_t magic = 0;
     const bool has_magic = read_at(fd.get(), path, 0, &magic, sizeof(magic)) && magic != 0;
-    if (has_magic || find_nonzero(fd.get(), path, sizeof(SegmentHeader), size).last != 0) {
+    if (has_magic || find_nonzero(fd.get(), path, kSegmentHeaderBytes, size).last != 0) {
       const std::string aside = damaged_path(path);
       if (rename(path.c_str(), aside.c_str()) != 0)
         throw_errno("rename " + path + " to", aside, errno);

@@ -131,6 +131,9 @@ bool SegmentWriter::change_segment() noexcept {
   }
   MappedSegment* full = current_.load(std::memory_order_relaxed);
   full->last_position = next_position_ - 1;
+  // Notes go along, and first: where the newest header is, there they are, wherever a crash comes.
+  std::memcpy(next->data + sizeof(SegmentHeader), full->data + sizeof(SegmentHeader),
+              kSegmentHeaderBytes - sizeof(SegmentHeader));
   publish_header(*next, next_position_);
   // Closed before replaced: sync_segments reads them in the other order and so misses neither.
   // SYNC the closed segment: release here, acquire in sync_segments.
