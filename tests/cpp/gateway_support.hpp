@@ -238,6 +238,14 @@ class Rig {
                                         std::move(disk), recovered);
   }
 
+  /// With a handler and a journal of the caller's choice.
+  Rig(std::unique_ptr<Handler> chosen, std::unique_ptr<journal::Writer> disk,
+      const std::vector<RecoveredSession>& recovered)
+      : handler(nullptr), journal(nullptr) {
+    gateway =
+        std::make_unique<Gateway>(test_config(), std::move(chosen), std::move(disk), recovered);
+  }
+
   SessionGrant open(const std::string& name, const Options& options = {}) {
     SessionRequest request;
     request.name = name;
@@ -302,8 +310,8 @@ class Rig {
     return 0;
   }
 
-  RecordingHandler* handler;  ///< the gateway owns it
-  MemoryJournal* journal;     ///< the gateway owns it; null without one
+  RecordingHandler* handler;  ///< the gateway owns it; null when it is another
+  MemoryJournal* journal;     ///< the gateway owns it; null without one, or when it is another
   std::unique_ptr<Gateway> gateway;
 };
 

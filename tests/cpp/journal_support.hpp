@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -79,6 +80,25 @@ inline bool eventually(const std::function<bool()>& condition) {
   }
   return false;
 }
+
+/// File calls that fail on demand.
+class FaultyCalls final : public FileCalls {
+ public:
+  std::atomic<int> allocate_error{0};
+  std::atomic<int> sync_error{0};
+  std::atomic<int> allocate_count{0};
+  std::atomic<int> sync_count{0};
+  int allocate(int fd, std::uint64_t bytes) noexcept override {
+    ++allocate_count;
+    if (const int error = allocate_error.load()) return error;
+    return FileCalls::allocate(fd, bytes);
+  }
+  int data_sync(int fd) noexcept override {
+    ++sync_count;
+    if (const int error = sync_error.load()) return error;
+    return FileCalls::data_sync(fd);
+  }
+};
 
 class Journal : public ::testing::Test {
  protected:

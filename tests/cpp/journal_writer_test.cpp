@@ -19,25 +19,6 @@ namespace {
 
 class JournalWriter : public Journal {};
 
-/// File calls that fail on demand.
-class FaultyCalls final : public FileCalls {
- public:
-  std::atomic<int> allocate_error{0};
-  std::atomic<int> sync_error{0};
-  std::atomic<int> allocate_count{0};
-  std::atomic<int> sync_count{0};
-  int allocate(int fd, std::uint64_t bytes) noexcept override {
-    ++allocate_count;
-    if (const int error = allocate_error.load()) return error;
-    return FileCalls::allocate(fd, bytes);
-  }
-  int data_sync(int fd) noexcept override {
-    ++sync_count;
-    if (const int error = sync_error.load()) return error;
-    return FileCalls::data_sync(fd);
-  }
-};
-
 TEST_F(JournalWriter, RefusesASecondWriterAndNamesTheFirst) {
   auto first = open();
   try {
@@ -261,6 +242,42 @@ TEST_F(JournalWriter, KeepsANoteOfReportsWhereAFullDiskLeavesNoRoomForRecords) {
   again = open();
   EXPECT_EQ(again->last_position(), count + 2 * kPerSegment);
   EXPECT_EQ(again->noted_reports(3), 701U);
+}
+
+TEST_F(JournalWriter, KeepsANoteOfOrdersThatWereRefusedBehindTheirRecords) {
+  FaultyCalls calls;
+  auto writer = open_writer(config(SyncPolicy::kBatch), {}, nullptr, calls);
+  append_many(*writer, 10);
+  EXPECT_FALSE(writer->is_noted_refused(8));
+  calls.sync_error = EIO;
+  ASSERT_EQ(writer->sync_batch(), Status::kIo);
+  writer->note_refused(8);
+  writer.reset();
+  const auto is_as_noted = [](const Writer& again) {
+    return !again.is_noted_refused(7) && again.is_noted_refused(8) && again.is_noted_refused(10) &&
+           !again.is_noted_refused(11);
+  };
+  writer = open();
+  EXPECT_TRUE(is_as_noted(*writer));
+  append_many(*writer, 2 * kPerSegment);
+  EXPECT_TRUE(is_as_noted(*writer)) << "their rejections may be in no record yet";
+}
+
+TEST_F(JournalWriter, ANoteOfRefusedOrdersNamesNoRecordThatComesInThePlaceOfALostOne) {
+  auto writer = open();
+  append_many(*writer, 10);
+  writer->note_refused(8);
+  writer.reset();
+  // What a failed sync may leave: the last two records never reached the disk.
+  const std::vector<char> nothing(2 * kRecord);
+  poke(segment(1), kSegmentHeaderBytes + 8 * kRecord, nothing.data(), nothing.size());
+  writer = open();
+  ASSERT_EQ(writer->last_position(), 8U);
+  EXPECT_TRUE(writer->is_noted_refused(8));
+  append_many(*writer, 1);
+  EXPECT_FALSE(writer->is_noted_refused(9));
+  writer.reset();
+  EXPECT_FALSE(open()->is_noted_refused(9));
 }
 
 TEST_F(JournalWriter, NotesInASegmentNotYetInUseAreNoDamage) {

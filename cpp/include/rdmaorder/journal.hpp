@@ -12,8 +12,10 @@
 //     48  8  salt: random; enters every record's CRC, so bytes of an older file never verify
 //     56  8  reserved, 0
 //     64  .. u64 by session index, 0: nothing: next report sequence of a session, where it has had
-//            reports that could not be appended (Writer::note_reports); goes along from segment to
-//            segment
+//            reports that could not be appended (Writer::note_reports)
+//     4080 8  positions [first, end) of orders that were refused after their record had been made
+//     4088 8  (Writer::note_refused); end 0: none
+//     64 .. 4096 goes along from segment to segment
 //   records, each starting on a 32-byte boundary:
 //     0   4  crc32c over (salt u64, bytes 4 .. 40 + payload_bytes)
 //     4   4  payload_bytes
@@ -131,13 +133,22 @@ class Writer {
   /// Reports of the session below that sequence are out although no record could be made of them:
   /// kept where there always is room, so that the next run does not use their numbers again. Of the
   /// first kNotedSessionCount sessions. The appending thread.
-  static constexpr std::uint32_t kNotedSessionCount = 504;
+  static constexpr std::uint32_t kNotedSessionCount = 502;
   virtual void note_reports(std::uint32_t /*session_index*/,
                             std::uint64_t /*next_report_sequence*/) noexcept {}
   /// What note_reports kept last, in this run or one before; 0: nothing.
   [[nodiscard]] virtual std::uint64_t noted_reports(
       std::uint32_t /*session_index*/) const noexcept {
     return 0;
+  }
+
+  /// New orders and replaces from that position to the newest record were refused
+  /// (kJournalUnavailable) although their records say otherwise: kept like note_reports, for the
+  /// next run. The appending thread.
+  virtual void note_refused(std::uint64_t /*first_position*/) noexcept {}
+  /// What note_refused kept last, in this run or the one before, names that position.
+  [[nodiscard]] virtual bool is_noted_refused(std::uint64_t /*position*/) const noexcept {
+    return false;
   }
 
   /// Position of the last appended record.

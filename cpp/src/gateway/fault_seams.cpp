@@ -60,6 +60,12 @@ class WatchedJournal final : public journal::Writer {
   [[nodiscard]] std::uint64_t noted_reports(std::uint32_t session_index) const noexcept override {
     return inner_->noted_reports(session_index);
   }
+  void note_refused(std::uint64_t first_position) noexcept override {
+    inner_->note_refused(first_position);
+  }
+  [[nodiscard]] bool is_noted_refused(std::uint64_t position) const noexcept override {
+    return inner_->is_noted_refused(position);
+  }
   [[nodiscard]] journal::Location location() const noexcept override { return inner_->location(); }
   [[nodiscard]] std::string directory() const override { return inner_->directory(); }
   [[nodiscard]] std::uint64_t last_position() const noexcept override {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace rdmaorder {
 
@@ -227,14 +228,19 @@ bool Gateway::Receiver::run_pass_stamped() noexcept { return pass<true>(); }
 
 // Policy "batch": no handler sees an order that is not on stable storage.
 void Gateway::Receiver::sync_orders(std::uint32_t count) noexcept {
+  const std::uint64_t before = std::exchange(synced_position_, journal_->last_position());
   if (ok(journal_->sync_batch())) return;
   counters_.journal_errors.add();
+  bool refused = false;
   for (std::uint32_t i = 0; i < count; ++i) {
     if (reasons_[i] == Reason::kNone && !wire::is_cancel(orders_[i].template_id)) {
       reasons_[i] = Reason::kJournalUnavailable;
       ++refused_count_;
+      refused = true;
     }
   }
+  // Their records say that they went to the handler. Before any strategy is told that they did not.
+  if (refused) journal_->note_refused(before + 1);
 }
 
 // Hands runs of admitted orders to the handler and answers the refused ones between them, so that

@@ -242,6 +242,7 @@ class Gateway::Receiver final : public ReportSink {
   std::vector<Reason> reasons_;
   std::uint32_t refused_count_ = 0;  ///< of reasons_, in the batch at hand
   bool sync_each_batch_ = false;
+  std::uint64_t synced_position_ = 0;  ///< orders behind it are those of the batch at hand
   std::uint64_t pass_count_ = 0;
   std::uint64_t now_ns_ = 0;  ///< time of this pass, read when first needed
   bool restricted_ = false;   ///< halted, or there is a rate limit: orders are looked at closer

@@ -39,6 +39,7 @@ Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler
           config.counters_path, "gateway",
           kProcessCounterCount + kSessionCounterCount * config.max_session_count)) {
   restricted_ = config.throttle.orders_per_s != 0;
+  if (journal_ != nullptr) synced_position_ = journal_->last_position();
   sync_each_batch_ = journal_ != nullptr && journal_->sync_policy() == journal::SyncPolicy::kBatch;
   const auto make = [this](const char* name) { return counters_file_->make(name); };
   counters_ = {make("passes"),
@@ -85,6 +86,11 @@ void Gateway::Receiver::answer_recovered(const std::vector<RecoveredSession>& re
             [](const auto& a, const auto& b) { return a.position < b.position; });
   std::vector<wire::OrderRecord> in_doubt;
   for (UnansweredRequest& request : unanswered) {
+    // A sync failed behind it: the strategy was told so, and the handler never saw it.
+    if (request.refusal == Reason::kNone && !wire::is_cancel(request.order.template_id) &&
+        journal_ != nullptr && journal_->is_noted_refused(request.position)) {
+      request.refusal = Reason::kJournalUnavailable;
+    }
     if (request.refusal != Reason::kNone) {
       reject(request.order, request.refusal);
       continue;

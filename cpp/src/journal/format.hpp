@@ -45,6 +45,8 @@ static_assert(offsetof(RecordHeader, position) == 8 &&
 inline constexpr std::uint64_t kMagic = 0x31304C4E524A4F52ULL;  // "ROJRNL01"
 inline constexpr std::uint32_t kVersion = 1;
 inline constexpr std::uint64_t kSegmentHeaderBytes = 4096;
+/// In the header page, two words: positions [first, end) of Writer::note_refused.
+inline constexpr std::uint64_t kRefusedOffset = kSegmentHeaderBytes - 16;
 inline constexpr std::uint64_t kSegmentBytesMin = 64ULL << 10;
 inline constexpr std::uint64_t kSegmentBytesMax = 1ULL << 40;
 inline constexpr std::uint32_t kRecordHeaderBytes = sizeof(RecordHeader);

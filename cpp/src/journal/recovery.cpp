@@ -105,6 +105,16 @@ void zero_rest(int fd, const std::string& path, std::uint64_t offset, std::uint6
   sync_file(fd, path, calls);
 }
 
+/// Positions behind the last record are given anew: a note of refused orders must not name them.
+void end_refused_at(int fd, const std::string& path, std::uint64_t next_position) {
+  std::uint64_t end = 0;
+  constexpr std::uint64_t kAt = kRefusedOffset + sizeof(end);
+  if (read_at(fd, path, kAt, &end, sizeof(end)) < sizeof(end) || end <= next_position) return;
+  if (pwrite(fd, &next_position, sizeof(next_position), kAt) != sizeof(next_position)) {
+    throw_errno("write the header page of", path, errno);
+  }
+}
+
 /// Takes the segments behind `number` out of the journal: unused ones are removed, others renamed.
 void retire_later_segments(const std::string& directory, std::uint64_t number) {
   for (const std::uint64_t later : list_segments(directory)) {
@@ -174,6 +184,7 @@ Recovered recover(const Config& config, const std::function<void(const Record&)>
     sync_directory(config.directory);
   }
   retire_later_segments(config.directory, reader.end_segment());
+  end_refused_at(fd.get(), path, result.last_position + 1);
   zero_rest(fd.get(), path, reader.end_offset(), header.segment_bytes, calls);
   sync_directory(config.directory);
   result.segment = map_segment(path, header.number, header.segment_bytes, header.salt);

@@ -150,7 +150,7 @@ bool SegmentWriter::change_segment() noexcept {
 }
 
 std::uint64_t* SegmentWriter::note_of(std::uint32_t session_index) const noexcept {
-  static_assert(sizeof(SegmentHeader) + kNotedSessionCount * 8 == kSegmentHeaderBytes);
+  static_assert(sizeof(SegmentHeader) + kNotedSessionCount * 8 == kRefusedOffset);
   if (session_index >= kNotedSessionCount || !lock_) return nullptr;
   std::byte* notes = current_.load(std::memory_order_relaxed)->data + sizeof(SegmentHeader);
   return reinterpret_cast<std::uint64_t*>(notes) + session_index;
@@ -164,6 +164,22 @@ void SegmentWriter::note_reports(std::uint32_t session_index,
 std::uint64_t SegmentWriter::noted_reports(std::uint32_t session_index) const noexcept {
   const std::uint64_t* note = note_of(session_index);
   return note != nullptr ? load_relaxed(note) : 0;
+}
+
+void SegmentWriter::note_refused(std::uint64_t first_position) noexcept {
+  if (!lock_) return;
+  std::byte* page = current_.load(std::memory_order_relaxed)->data;
+  auto* words = reinterpret_cast<std::uint64_t*>(page + kRefusedOffset);
+  // In this order, whenever the process dies: never one note's begin with another one's end.
+  store_release(words + 1, 0);
+  store_release(words, first_position);
+  store_release(words + 1, next_position_);
+}
+
+bool SegmentWriter::is_noted_refused(std::uint64_t position) const noexcept {
+  const std::byte* page = current_.load(std::memory_order_relaxed)->data;
+  const auto* words = reinterpret_cast<const std::uint64_t*>(page + kRefusedOffset);
+  return position >= load_relaxed(words) && position < load_relaxed(words + 1);
 }
 
 Status SegmentWriter::sync_batch() noexcept {

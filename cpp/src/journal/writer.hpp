@@ -38,6 +38,8 @@ class SegmentWriter final : public Writer {
   void note_reports(std::uint32_t session_index,
                     std::uint64_t next_report_sequence) noexcept override;
   [[nodiscard]] std::uint64_t noted_reports(std::uint32_t session_index) const noexcept override;
+  void note_refused(std::uint64_t first_position) noexcept override;
+  [[nodiscard]] bool is_noted_refused(std::uint64_t position) const noexcept override;
 
   [[nodiscard]] Location location() const noexcept override {
     const MappedSegment* segment = current_.load(std::memory_order_relaxed);
