@@ -140,12 +140,15 @@ class GatewayCore {
       if (!request.report_geometry.is_valid()) refuse_geometry();
       memory::UniqueFd fd(fcntl(report_fd, F_DUPFD_CLOEXEC, 0));
       if (!fd) throw_errno("duplicate", "the report window's descriptor", errno);
-      try {
-        request.transport = transport::make_shm(
-            memory::Window::map_peer(std::move(fd), request.report_geometry.window_bytes()));
-      } catch (const Error& error) {
-        throw Error(ErrorKind::kRefused, error.what(), error.error_number(), "BadWindow");
-      }
+      const std::uint64_t bytes = request.report_geometry.window_bytes();
+      // Mapped when the ring is known to be no larger than what was granted.
+      request.connect = [&fd, bytes](const memory::Window&) {
+        try {
+          return transport::make_shm(memory::Window::map_peer(std::move(fd), bytes));
+        } catch (const Error& error) {
+          throw Error(ErrorKind::kRefused, error.what(), error.error_number(), "BadWindow");
+        }
+      };
       result = gateway_->attach(std::move(request));
     }
     py::dict d = attach_answer(result);

@@ -63,7 +63,9 @@ TEST(GatewaySessions, TakeNoSecondLinkWhileOneLives) {
 
 TEST(GatewaySessions, RefuseAWindowThatDoesNotHoldItsRing) {
   Rig rig;
-  const SessionGrant grant = rig.open("a");
+  Options options;
+  options.report_slot_count = 16;
+  const SessionGrant grant = rig.open("a", options);
   const auto attach = [&](ring::Geometry geometry) {
     AttachRequest request;
     request.session_index = grant.session_index;
@@ -71,10 +73,11 @@ TEST(GatewaySessions, RefuseAWindowThatDoesNotHoldItsRing) {
     request.transport = transport::make_shm(ring_support::make_window(4096));
     return refusal_of([&] { rig.gateway->attach(std::move(request)); });
   };
-  EXPECT_EQ(attach({128, 64, 64}), "BadWindow") << "4224 bytes do not fit 4096";
+  EXPECT_EQ(attach({3136, 64, 16}), "BadWindow") << "4160 bytes do not fit 4096";
   EXPECT_EQ(attach({128, 64, 12}), "BadWindow") << "no power of two";
   EXPECT_EQ(attach({0, 64, 8}), "BadWindow") << "over the status line";
   EXPECT_EQ(attach({128, 128, 8}), "BadWindow") << "not the slot size agreed";
+  EXPECT_EQ(attach({128, 64, 32}), "BadWindow") << "more slots than were granted";
   Strategy strategy = rig.connect("a");  // a refusal leaves the session usable
   ASSERT_EQ(strategy.send(), Status::kOk);
   rig.settle();

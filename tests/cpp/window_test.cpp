@@ -195,6 +195,23 @@ TEST(PeerWindow, ThatIsTooShortIsRefusedWithBothSizes) {
   EXPECT_NE(std::string(error.what()).find("4097"), std::string::npos) << error.what();
 }
 
+TEST(PeerWindow, IsMappedAsFarAsItsRingGoesAndNoFurther) {
+  constexpr std::uint64_t kAtMost = 2ULL << 20;  // its owner may have huge pages
+  UniqueFd fd = peer_memfd(kAtMost, F_SEAL_SHRINK | F_SEAL_GROW);
+  const UniqueFd again(dup(fd.get()));
+  const Window window = Window::map_peer(std::move(fd), 2 * kPage + 1, false);
+  EXPECT_EQ(window.bytes(), 3 * kPage);
+  struct stat info{};
+  ASSERT_EQ(fstat(again.get(), &info), 0);
+  EXPECT_EQ(info.st_blocks * 512, static_cast<blkcnt_t>(3 * kPage));
+  const Error error = error_of([] {
+    Window::map_peer(peer_memfd(kAtMost + kPage, F_SEAL_SHRINK | F_SEAL_GROW), kPage, false);
+  });
+  EXPECT_EQ(error.kind(), ErrorKind::kHandshake);
+  EXPECT_NE(std::string(error.what()).find("2101248 bytes, its ring needs 4096"), std::string::npos)
+      << error.what();
+}
+
 TEST(PeerWindow, ThatWasTruncatedToNothingBeforeItWasSealedIsRefused) {
   EXPECT_EQ(error_of([] {
               Window::map_peer(peer_memfd(0, F_SEAL_SHRINK | F_SEAL_GROW), 64, false);

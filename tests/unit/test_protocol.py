@@ -352,7 +352,7 @@ def test_a_good_establish_is_read_key_by_key() -> None:
         ({"bytes": 69631}, "BadWindow"),
         ({"offset_bytes": 4097}, "BadWindow"),
         ({"offset_bytes": 0}, "BadRequest"),
-        ({"offset_bytes": 1 << 33}, "BadRequest"),
+        ({"offset_bytes": (2 << 20) + 64}, "BadRequest"),
         ({"slot_bytes": 65}, "BadRequest"),
         ({"slot_count": 1000}, "BadRequest"),
         ({"slot_count": 2048}, "BadWindow"),

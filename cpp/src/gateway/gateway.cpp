@@ -179,7 +179,8 @@ AttachResult Gateway::attach(AttachRequest request) {
   try {
     const SessionRequest& granted = session->asked;
     if (!request.report_geometry.is_valid() ||
-        request.report_geometry.slot_bytes != granted.slot_bytes) {
+        request.report_geometry.slot_bytes != granted.slot_bytes ||
+        request.report_geometry.slot_count > granted.report_slot_count) {
       refuse("BadWindow", "the report ring's geometry is not what was granted");
     }
     const std::uint64_t expected = session->next_order_sequence;

@@ -147,19 +147,21 @@ Window Window::map_peer(UniqueFd fd, std::uint64_t min_bytes, bool lock) {
   struct stat info{};
   if (fstat(fd.get(), &info) != 0) throw_errno("stat", "the peer's window", errno);
   const auto bytes = static_cast<std::uint64_t>(info.st_size);
-  if (bytes < min_bytes || bytes > kWindowBytesMax) {
+  // What lies behind the ring would be memory that the peer makes this process hold: a window ends
+  // with its ring's last page, a huge one at most.
+  if (bytes < min_bytes || bytes > round_up(min_bytes, kHugePageBytes) || bytes > kWindowBytesMax) {
     throw Error(ErrorKind::kHandshake, "the peer's window has " + std::to_string(bytes) +
                                            " bytes, its ring needs " + std::to_string(min_bytes));
   }
   Window window;
-  window.bytes_ = bytes;
-  window.fd_ = std::move(fd);
-  window.data_ = map_shared(window.fd_.get(), bytes, MAP_POPULATE);
-  if (window.data_ == nullptr) throw_errno("map", "the peer's window", errno);
   struct statfs fs{};
-  window.facts_.huge_pages = fstatfs(window.fd_.get(), &fs) == 0 &&
-                             static_cast<std::uint64_t>(fs.f_bsize) >= kHugePageBytes;
-  window.facts_.locked = lock && mlock(window.data_, bytes) == 0;
+  window.facts_.huge_pages =
+      fstatfs(fd.get(), &fs) == 0 && static_cast<std::uint64_t>(fs.f_bsize) >= kHugePageBytes;
+  window.bytes_ = round_up(min_bytes, window.facts_.huge_pages ? kHugePageBytes : kPageBytes);
+  window.fd_ = std::move(fd);
+  window.data_ = map_shared(window.fd_.get(), window.bytes_, MAP_POPULATE);
+  if (window.data_ == nullptr) throw_errno("map", "the peer's window", errno);
+  window.facts_.locked = lock && mlock(window.data_, window.bytes_) == 0;
   window.facts_.numa_node = node_of(window.data_);
   return window;
 }

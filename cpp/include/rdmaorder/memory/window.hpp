@@ -40,9 +40,10 @@ class Window {
   /// Creates memory of its own, sealed against shrinking and growing. Throws Error.
   static Window create(const WindowConfig& config);
 
-  /// Maps a window received from a peer. Refuses (Error kHandshake) a descriptor that is not a
-  /// memfd sealed against shrinking and growing (the peer could truncate it under us: SIGBUS) or
-  /// holds fewer than `min_bytes`. Takes the descriptor.
+  /// Maps the first `min_bytes` of a window received from a peer, in whole pages. Refuses (Error
+  /// kHandshake) a descriptor that is not a memfd sealed against shrinking and growing (the peer
+  /// could truncate it under us: SIGBUS), or holds fewer than `min_bytes`, or more than these in
+  /// whole 2 MiB pages. Takes the descriptor.
   static Window map_peer(UniqueFd fd, std::uint64_t min_bytes, bool lock = true);
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }

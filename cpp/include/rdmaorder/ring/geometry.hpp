@@ -14,6 +14,8 @@ inline constexpr std::uint32_t kSlotCountMax = 1U << 20;
 /// Bytes at the start of a window that hold the peer's status line; the ring never overlaps them.
 inline constexpr std::uint64_t kStatusLineOffsetBytes = 0;
 inline constexpr std::uint64_t kRingOffsetMinBytes = kFalseSharingBytes;
+/// A huge page: what lies before the ring is mapped and locked with it.
+inline constexpr std::uint64_t kRingOffsetMaxBytes = std::uint64_t{2} << 20;
 
 /// A ring inside a window. Sequence s lives in slot (s - 1) mod slot_count.
 struct Geometry {
@@ -43,7 +45,7 @@ struct Geometry {
     return wire::is_valid_slot_bytes(slot_bytes) && std::has_single_bit(slot_count) &&
            slot_count >= kSlotCountMin && slot_count <= kSlotCountMax &&
            offset_bytes >= kRingOffsetMinBytes && offset_bytes % kCacheLineBytes == 0 &&
-           offset_bytes <= (std::uint64_t{1} << 32);
+           offset_bytes <= kRingOffsetMaxBytes;
   }
 };
 
