@@ -165,19 +165,19 @@ constexpr std::uint64_t kSecondNs = 1'000'000'000;
 /// An order that comes now is within the rate.
 bool Gateway::Receiver::conforms(const GatewaySession& session) noexcept {
   const std::uint64_t interval_ns = kSecondNs / config_.throttle.orders_per_s;
-  return session.due_ns <= now_ns() + interval_ns * (config_.throttle.burst_count - 1);
+  return session.due_ns <= ticks_ns() + interval_ns * (config_.throttle.burst_count - 1);
 }
 
 // Only when halted or throttled; not for cancels.
 Reason Gateway::Receiver::restriction(GatewaySession& session) noexcept {
   if (halted_) return halt_reason_;
-  const std::uint64_t now = now_ns();
+  const std::uint64_t now = ticks_ns();
   if (conforms(session)) {
     session.due_ns = std::max(session.due_ns, now) + kSecondNs / config_.throttle.orders_per_s;
     return Reason::kNone;
   }
   session.throttled = true;
-  if (now - session.throttled_since_ns > kSecondNs) {
+  if (now > session.throttled_since_ns + kSecondNs) {
     session.throttled_since_ns = now;
     session.throttled_count = 0;
     tell(session, SessionEventKind::kThrottled, Reason::kThrottled, config_.throttle.orders_per_s);

@@ -72,7 +72,8 @@ struct GatewaySession {
   std::uint64_t checkpoint_position = 0;
   std::uint64_t durable_sequence = 0;
 
-  // Throttle. An order conforms when it comes no earlier than its due time less the burst.
+  // Throttle. An order conforms when it comes no earlier than its due time less the burst. In time
+  // of the tick counter: nobody sets that back.
   std::uint64_t due_ns = 0;
   bool throttled = false;  ///< the last one did not, and no heartbeat found room since
   std::uint64_t throttled_since_ns = 0;  ///< begin of the second in which those were counted:
@@ -232,6 +233,8 @@ class Gateway::Receiver final : public ReportSink {
     if (now_ns_ == 0) now_ns_ = clock_.now_ns();
     return now_ns_;
   }
+  /// Since some moment before the process; not the time of day.
+  [[nodiscard]] std::uint64_t ticks_ns() const noexcept { return rate_.to_ns(ticks()); }
 
   // hot
   std::vector<Watch> watches_;
