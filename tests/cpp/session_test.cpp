@@ -189,6 +189,16 @@ TEST(Session, IsDeadWhenTheGatewayOverranTheReportRing) {
       << gateway.session->cause();
 }
 
+TEST(Session, IsReadableWhenAReportIsThereWhateverItsNumber) {
+  for (const std::uint64_t next : {1ULL, 1ULL << 32, 3ULL << 32}) {
+    PlayedGateway gateway({.next_report_sequence = next});
+    EXPECT_FALSE(gateway.session->readable()) << next << ": its low half is that of an empty slot";
+    ASSERT_EQ(gateway.send(), Status::kOk);
+    ASSERT_EQ(gateway.report(1), Status::kOk);
+    EXPECT_TRUE(gateway.session->readable()) << next;
+  }
+}
+
 TEST(Session, WaitsForATornReportAndDeliversItHealed) {
   PlayedGateway gateway;
   gateway.to_strategy->set_plan([](const Put&) { return Fault::kTear; });

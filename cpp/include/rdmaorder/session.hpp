@@ -99,8 +99,10 @@ class Session {
   std::uint32_t poll_slots(std::uint64_t* out, std::uint32_t max_count) noexcept;
   /// Something is in the report ring (not yet verified).
   [[nodiscard]] bool readable() const noexcept {
-    return wire::commit_sequence_low(load_relaxed(link_.reader().commit_word_address())) ==
-           static_cast<std::uint32_t>(link_.reader().next_sequence());
+    const std::uint64_t commit_word = load_relaxed(link_.reader().commit_word_address());
+    return commit_word != 0 &&  // a slot never written, where the sequence's low half is 0
+           wire::commit_sequence_low(commit_word) ==
+               static_cast<std::uint32_t>(link_.reader().next_sequence());
   }
   /// Takes the oldest session event. kEmpty when there is none.
   Status take_event(wire::SessionEvent* event) noexcept;

@@ -64,7 +64,8 @@ class Reader {
     return Status::kOk;
   }
 
-  /// The commit word of the next sequence stands in its slot (nothing verified yet).
+  /// The commit word of the next sequence stands in its slot (nothing verified yet). A hint: also
+  /// true for a slot never written where the sequence's low half is 0, which read() calls kEmpty.
   [[nodiscard]] bool has_next() const noexcept {
     return wire::commit_sequence_low(load_relaxed(commit_word_address_)) ==
            static_cast<std::uint32_t>(next_);
