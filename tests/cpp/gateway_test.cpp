@@ -287,6 +287,23 @@ TEST(Gateway, EndsTheLinkOfAStrategyThatClaimsReportsItNeverGot) {
   EXPECT_EQ(rig.handler->sequences(), range(1, 12)) << "orders taken are not undone";
 }
 
+TEST(Gateway, BelievesNoStrategyThatHasTakenMoreReportsThanWereMade) {
+  Rig rig;
+  Strategy strategy = rig.connect("a");
+  ASSERT_EQ(strategy.send(), Status::kOk);
+  rig.settle();
+  for (const std::uint64_t claimed : {std::uint64_t{1} << 63, UINT64_MAX}) {
+    wire::StatusLine line{};
+    line.applied = claimed;
+    line.state = PeerState::kOpen;
+    wire::seal_status_line(line, strategy.attached.epoch, 2);
+    std::memcpy(strategy.order_memory.data(), &line, sizeof line);
+    (void)rig.detach(strategy);
+    EXPECT_EQ(rig.open("a").undelivered_report_sequence, 2U) << "the next one";
+    strategy = rig.connect("a");
+  }
+}
+
 TEST(Gateway, EndsALinkWhoseTransportFailedWithTheCause) {
   Rig rig;
   Strategy strategy = rig.connect("a");

@@ -250,8 +250,10 @@ std::unique_ptr<Link> Gateway::Receiver::remove(GatewaySession& session, bool dr
   const auto index = static_cast<std::size_t>(at - watched_.begin());
   if (drain) drain_ring(index);
   (void)session.link->refresh_peer();
-  session.undelivered_report =
-      std::max(session.undelivered_report, session.link->peer().applied + 1);
+  // Whatever the strategy's line claims, it has no report that was never made.
+  const std::uint64_t delivered =
+      std::min(session.link->peer().applied, session.next_report_sequence - 1);
+  session.undelivered_report = std::max(session.undelivered_report, delivered + 1);
   if (session.link->peer().state != PeerState{}) session.untold = {};  // it has written its line
   const ring::ReaderCounts& counts = session.link->reader().counts();
   counters_.slots_torn.add(counts.torn);
