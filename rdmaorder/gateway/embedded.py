@@ -60,7 +60,8 @@ class PythonHandler(Protocol):
     An optional method ``recover(orders: Records) -> Records | None`` is called once when the
     gateway starts on a journal, with the orders in doubt: handed to the handler by an earlier run
     and without a report. Their ``flags`` have ``FLAG_POSS_RESEND``: ask the venue what became of
-    each before sending it anew. Without this method they stay without an outcome.
+    each before sending it anew, and do not send one whose ``stale_after_ns`` has passed meanwhile.
+    Without this method they stay without an outcome.
     """
 
     def on_orders(self, orders: Records) -> Records | None:

@@ -274,6 +274,54 @@ TEST(Recovery, AnOrderThatHadNoTimeToExpireExpiresAtTheStart) {
   EXPECT_EQ(sink.sent[0].order_sequence, 1U);
 }
 
+TEST(Recovery, WhatWentStaleSinceItWasInDoubtHasNoEffectAnyMore) {
+  const auto in_doubt = [](TemplateId id, std::uint64_t sequence, std::uint64_t stale_after_ns) {
+    auto record = make_record(id, sequence, 0);
+    record.block_words[0] = sequence;
+    if (id == TemplateId::kNewOrder) {
+      record.new_order.quantity = 100;
+      record.new_order.side = Side::kBuy;
+      record.new_order.ord_type = OrdType::kLimit;
+      record.new_order.stale_after_ns = stale_after_ns;
+    } else if (id == TemplateId::kReplaceOrder) {
+      record.replace_order.orig_cl_ord_id = 1;
+      record.replace_order.quantity = 7;
+      record.replace_order.side = Side::kBuy;
+      record.replace_order.stale_after_ns = stale_after_ns;
+    } else {
+      record.cancel_order.orig_cl_ord_id = 1;
+      record.cancel_order.stale_after_ns = stale_after_ns;
+    }
+    return record;
+  };
+  constexpr std::uint64_t kPast = 1;
+  constexpr std::uint64_t kFuture = INT64_MAX;
+  const std::vector<wire::OrderRecord> orders = {
+      in_doubt(TemplateId::kNewOrder, 1, 0), in_doubt(TemplateId::kNewOrder, 2, kPast),
+      in_doubt(TemplateId::kReplaceOrder, 3, kPast), in_doubt(TemplateId::kCancelOrder, 4, kPast),
+      in_doubt(TemplateId::kNewOrder, 5, kFuture)};
+  for (const auto& make : {+[] { return make_accept_handler(); },
+                           +[] { return make_venue_handler({.max_order_count = 16}); }}) {
+    const auto handler = make();
+    RecordingSink sink;
+    handler->recover(orders, sink);
+    ASSERT_EQ(sink.sent.size(), orders.size());
+    // A run later: those reports are what the journal has, and the sum of it is the same.
+    const auto next = make();
+    Feeder feeder(next.get());
+    for (const auto& order : orders) feeder.order(order);
+    for (std::size_t i = 0; i < orders.size(); ++i) {
+      const Sent& sent = sink.sent[i];
+      const bool stale = i >= 1 && i <= 3;
+      EXPECT_EQ(sent.order_sequence, i + 1);
+      EXPECT_EQ(sent.report.exec_type, stale ? ExecType::kExpired : ExecType::kNew);
+      EXPECT_EQ(sent.report.reason, stale ? Reason::kStale : Reason::kNone);
+      feeder.report(sent.order_sequence, sent.report);
+    }
+    EXPECT_EQ(holdings(*next), holdings(*handler));
+  }
+}
+
 // --- marks
 // ----------------------------------------------------------------------------------------
 

@@ -55,8 +55,9 @@ class Handler {
   /// Once. `in_doubt`: orders of any session, in journal order, that went to the handler and have
   /// no report in the journal; the process died before, in or just after on_orders. They are marked
   /// kFlagPossResend. A handler that passes orders on asks its venue what became of each; one whose
-  /// state is what restore() built may simply take them as new. Not overridden, they stay without
-  /// an outcome until a report names them.
+  /// state is what restore() built may take them as new (take_as_new). Either way a request that
+  /// is_stale by now must not take effect anew. Not overridden, they stay without an outcome until
+  /// a report names them.
   virtual void recover(std::span<const wire::OrderRecord> /*in_doubt*/,
                        ReportSink& /*sink*/) noexcept {}
 
@@ -76,6 +77,13 @@ class Handler {
 /// The report that refuses a request; with kStale, as expired.
 [[nodiscard]] wire::ExecutionReport rejection_of(const wire::OrderRecord& request,
                                                  Reason reason) noexcept;
+
+/// Its stale_after_ns has passed at `now_ns` (CLOCK_REALTIME): picked up now, it would be refused.
+[[nodiscard]] bool is_stale(const wire::OrderRecord& request, std::uint64_t now_ns) noexcept;
+/// Handler::recover of a handler in which a request without a report had no effect that outlived
+/// the process: those that are stale by now are refused as such, the others are its on_orders.
+void take_as_new(Handler& handler, std::span<const wire::OrderRecord> in_doubt,
+                 ReportSink& sink) noexcept;
 
 /// Gives every request its acceptance_of; keeps no state.
 std::unique_ptr<Handler> make_accept_handler();

@@ -58,7 +58,7 @@ class OpenOrders final : public Handler {
   void restore(const wire::OrderRecord* request, const RestoredReport& restored) noexcept override {
     if (restored.session_index != session_index_) return;
     const wire::ExecutionReport& report = restored.report;
-    if (report.exec_type == ExecType::kRejected) return;
+    if (report.exec_type == ExecType::kRejected || report.reason == Reason::kStale) return;
     const auto id = request == nullptr ? wire::TemplateId{}
                                        : static_cast<wire::TemplateId>(request->template_id);
     if (id == wire::TemplateId::kNewOrder) {

@@ -1,6 +1,7 @@
 // Says yes to everything: one report a request, none unasked. It keeps no state, so it knows no
 // order ids (order_id is 0).
 #include "gateway/handlers/reports.hpp"
+#include "rdmaorder/clock.hpp"
 #include "rdmaorder/handler.hpp"
 
 namespace rdmaorder {
@@ -52,13 +53,44 @@ wire::ExecutionReport rejection_of(const wire::OrderRecord& request, Reason reas
                      stale ? OrdStatus::kExpired : OrdStatus::kRejected, reason);
 }
 
+bool is_stale(const wire::OrderRecord& request, std::uint64_t now_ns) noexcept {
+  std::uint64_t stale_after_ns = 0;
+  switch (static_cast<wire::TemplateId>(request.template_id)) {
+    case wire::TemplateId::kNewOrder:
+      stale_after_ns = request.new_order.stale_after_ns;
+      break;
+    case wire::TemplateId::kReplaceOrder:
+      stale_after_ns = request.replace_order.stale_after_ns;
+      break;
+    case wire::TemplateId::kCancelOrder:
+      stale_after_ns = request.cancel_order.stale_after_ns;
+      break;
+    default:
+      break;
+  }
+  return stale_after_ns != 0 && now_ns > stale_after_ns;
+}
+
+void take_as_new(Handler& handler, std::span<const wire::OrderRecord> in_doubt,
+                 ReportSink& sink) noexcept {
+  const std::uint64_t now_ns = realtime_ns();
+  for (const wire::OrderRecord& request : in_doubt) {
+    if (is_stale(request, now_ns)) {
+      static_cast<void>(sink.send(request.session_index, request.sequence,
+                                  rejection_of(request, Reason::kStale)));
+    } else {
+      handler.on_orders({&request, 1}, sink);
+    }
+  }
+}
+
 namespace {
 
 class AcceptHandler final : public Handler {
  public:
   /// It has no state that a death could have left half changed: in doubt or new is the same.
   void recover(std::span<const wire::OrderRecord> in_doubt, ReportSink& sink) noexcept override {
-    on_orders(in_doubt, sink);
+    take_as_new(*this, in_doubt, sink);
   }
 
   void on_orders(std::span<const wire::OrderRecord> orders, ReportSink& sink) noexcept override {

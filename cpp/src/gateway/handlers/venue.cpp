@@ -29,7 +29,7 @@
 //
 // What the venue did is what its reports say, and a request without a report has changed nothing
 // that outlived the process. So restore() builds the state out of the reports, and recover() takes
-// requests in doubt as new ones.
+// requests in doubt as new ones, or refuses them as stale.
 #include <algorithm>
 #include <vector>
 
@@ -100,7 +100,8 @@ class VenueHandler final : public Handler {
 
   void restore(const OrderRecord* request, const RestoredReport& restored) noexcept override {
     const ExecutionReport& report = restored.report;
-    if (report.exec_type == ExecType::kRejected) return;
+    // Of a request that did nothing: refused, or stale when it was recovered.
+    if (report.exec_type == ExecType::kRejected || report.reason == Reason::kStale) return;
     last_order_id_ = std::max(last_order_id_, report.order_id);
     switch (request == nullptr ? TemplateId{} : static_cast<TemplateId>(request->template_id)) {
       case TemplateId::kNewOrder:
@@ -125,7 +126,7 @@ class VenueHandler final : public Handler {
       if (index >= gateway::kFirstLive) expire(record, index, sink);
     }
     to_expire_ = {};
-    on_orders(in_doubt, sink);
+    take_as_new(*this, in_doubt, sink);
   }
 
   void on_orders(std::span<const OrderRecord> orders, ReportSink& sink) noexcept override {
