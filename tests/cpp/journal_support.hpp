@@ -82,7 +82,7 @@ inline bool eventually(const std::function<bool()>& condition) {
 }
 
 /// File calls that fail on demand.
-class FaultyCalls final : public FileCalls {
+class FaultyCalls : public FileCalls {
  public:
   std::atomic<int> allocate_error{0};
   std::atomic<int> sync_error{0};

@@ -219,6 +219,36 @@ TEST_F(JournalWriter, AFullDiskRefusesAppendsAndAttemptsAreRare) {
   EXPECT_EQ(scan_checked(directory_).last_position, last);
 }
 
+TEST_F(JournalWriter, LooksForRoomOnAFullDiskInTheHelperAlone) {
+  class WatchedCalls final : public FaultyCalls {
+   public:
+    std::atomic<int> count_here{0};
+    int allocate(int fd, std::uint64_t bytes) noexcept override {
+      if (std::this_thread::get_id() == here_) ++count_here;
+      return FaultyCalls::allocate(fd, bytes);
+    }
+
+   private:
+    std::thread::id here_ = std::this_thread::get_id();
+  };
+  WatchedCalls calls;
+  auto writer = open_writer(config(), {}, nullptr, calls);
+  ASSERT_TRUE(eventually([&] { return fs::exists(segment(2)); }));
+  calls.allocate_error = ENOSPC;
+  append_many(*writer, kPerSegment + 1);
+  ASSERT_TRUE(eventually([&] { return !writer->last_error().empty(); }));
+  append_many(*writer, kPerSegment - 1);
+  calls.count_here = 0;
+  const int attempts = calls.allocate_count;
+  EXPECT_TRUE(eventually([&] {
+    EXPECT_EQ(append_next(*writer), Status::kIo);
+    return calls.allocate_count > attempts + 2;
+  }));
+  EXPECT_EQ(calls.count_here, 0);
+  calls.allocate_error = 0;
+  EXPECT_TRUE(eventually([&] { return append_next(*writer) == Status::kOk; }));
+}
+
 TEST_F(JournalWriter, KeepsANoteOfReportsWhereAFullDiskLeavesNoRoomForRecords) {
   FaultyCalls calls;
   auto writer = open_writer(config(), {}, nullptr, calls);

@@ -120,11 +120,14 @@ Status SegmentWriter::append(RecordKind kind, std::uint16_t detail, std::uint32_
   return append_record(facts, sequence, time_ns, payload, payload_bytes);
 }
 
-/// Goes on to the prepared segment; makes one here when the helper has not. False: no room.
+/// Goes on to the prepared segment; makes one here when the helper has not yet. False: no room.
 bool SegmentWriter::change_segment() noexcept {
   // SYNC the prepared segment: acquire here, release in prepare_next.
   MappedSegment* next = prepared_.load(std::memory_order_acquire);
   if (next == nullptr) {
+    // Where the last attempt failed (a full disk may take its time to say so), the helper goes on
+    // trying, and nobody's orders and heartbeats wait for it.
+    if (next_attempt_ns_.load(std::memory_order_relaxed) != 0) return false;
     prepare_next();
     next = prepared_.load(std::memory_order_acquire);
     if (next == nullptr) return false;

@@ -92,7 +92,8 @@ class SegmentWriter final : public Writer {
   std::atomic<MappedSegment*> prepared_{nullptr};
   std::atomic<MappedSegment*> closed_{
       nullptr};  ///< stack; pushed by append, taken under sync_mutex_
-  std::atomic<std::uint64_t> next_attempt_ns_{0};  ///< CLOCK_MONOTONIC, no creation before this
+  /// CLOCK_MONOTONIC, no creation before this; 0: the last one did not fail.
+  std::atomic<std::uint64_t> next_attempt_ns_{0};
 
   alignas(kCacheLineBytes) std::atomic<std::uint64_t> durable_position_{0};
   const Config config_;

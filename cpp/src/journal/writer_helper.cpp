@@ -18,7 +18,7 @@
 namespace rdmaorder::journal {
 namespace {
 
-/// A creation that failed (disk full) is tried again after this long, by whoever comes first.
+/// A creation that failed (disk full) is tried again after this long, by the helper.
 constexpr std::uint64_t kRetryNs = 100'000'000;
 /// Pages this far ahead of the cursor are in memory before the append thread reaches them.
 constexpr std::uint64_t kPrefaultBytes = 1U << 20;
@@ -75,6 +75,7 @@ void SegmentWriter::prepare_next() noexcept {
     next_attempt_ns_.store(monotonic_ns() + kRetryNs, std::memory_order_relaxed);
     return;
   }
+  next_attempt_ns_.store(0, std::memory_order_relaxed);
   ++next_number_;
   prefault(*segment, 0);
   // SYNC the prepared segment: release here, acquire in change_segment.
