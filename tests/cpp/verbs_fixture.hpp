@@ -2,6 +2,8 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -18,6 +20,23 @@ inline VerbsConfig on(const std::string& device) {
   VerbsConfig config;
   config.device = device;
   return config;
+}
+
+/// Runs `body` in a forked child; true when nothing in it failed.
+template <class Body>
+bool succeeds_in_child(Body&& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      body();
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << error.what();
+    }
+    _exit(::testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 class VerbsTest : public ::testing::Test {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,19 +25,35 @@ struct Watched {
   EventSink* sink;
 };
 
+/// A thread started meanwhile inherits this: signals belong to the program's own threads (Python's
+/// main thread).
+class SignalsBlocked {
+ public:
+  SignalsBlocked() noexcept {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 class Watcher {
  public:
-  Watcher() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  /// A constructor that throws has watched nothing.
+  explicit Watcher(const Watched& first)
+      : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), watched_{first} {
     if (!wake_) throw_errno("create", "an eventfd for RDMA events", errno);
+    start();
   }
 
-  /// Starts with the first link.
   void add(const Watched& watched) {
-    {
-      const std::lock_guard lock(mutex_);
-      watched_.push_back(watched);
-    }
-    if (!thread_.joinable()) start();
+    const std::lock_guard lock(mutex_);
+    watched_.push_back(watched);
     wake();
   }
   /// True when it was the last one: the caller then stops this watcher.
@@ -56,14 +73,16 @@ class Watcher {
   }
 
  private:
-  /// Signals belong to the program's own threads (Python's main thread), never to this one.
   void start() {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
+    const SignalsBlocked blocked;
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {
+      throw_errno("start", "the RDMA event thread", error.code().value(),
+                  "raise the limit of threads: ulimit -u, TasksMax= in the systemd unit, pids.max "
+                  "of the cgroup (--pids-limit for a container)");
+    }
     pthread_setname_np(thread_.native_handle(), "rdma-events");
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   void wake() noexcept {
     const std::uint64_t one = 1;
@@ -130,8 +149,9 @@ void watch_events(const VerbsApi& api, ibv_context* context, EventSink* sink) {
   }
   const std::lock_guard lock(registry_mutex);
   if (registry == nullptr || registry_pid != getpid()) {
-    registry = new Watcher;
+    registry = new Watcher({&api, context, sink});
     registry_pid = getpid();
+    return;
   }
   registry->add({&api, context, sink});
 }

@@ -17,7 +17,7 @@ class EventSink {
 
 /// Makes the context's event descriptor non-blocking and hands its events to `sink` until
 /// unwatch_events returns; each event is acknowledged at once (else destroying its object blocks).
-/// One context belongs to one sink. Throws Error(kSystem).
+/// One context belongs to one sink. Throws Error(kSystem), and then watches nothing.
 void watch_events(const VerbsApi& api, ibv_context* context, EventSink* sink);
 
 /// When it returns the sink is not touched any more. No effect for one that is not watched.
