@@ -72,11 +72,16 @@ class FaultTransport final : public Transport {
   [[nodiscard]] std::string failure() const override {
     return dead_ ? "the injected fault broke the link" : inner_->failure();
   }
+  void linger() noexcept override {
+    ++linger_count_;
+    inner_->linger();
+  }
   void close() noexcept override { inner_->close(); }
 
   void set_plan(Plan plan) { plan_ = std::move(plan); }
   void die() noexcept { dead_ = true; }
   [[nodiscard]] std::uint64_t put_count() const noexcept { return put_count_; }
+  [[nodiscard]] int linger_count() const noexcept { return linger_count_; }
   [[nodiscard]] std::size_t held_count() const noexcept { return held_.size(); }
   /// Writes what delayed and torn puts kept back, oldest first.
   void release() {
@@ -109,6 +114,7 @@ class FaultTransport final : public Transport {
   Info info_;
   std::deque<Held> held_;
   std::uint64_t put_count_ = 0;
+  int linger_count_ = 0;
   bool dead_ = false;
 };
 

@@ -174,6 +174,21 @@ TEST(Liveness, ConfirmsACloseOnlyWhenTheGatewayHasEveryOrder) {
   }
 }
 
+TEST(Liveness, LingersForTheLastOrdersButNotForAGatewayThatIsDead) {
+  PlayedGateway alive;
+  ASSERT_EQ(alive.send(), Status::kOk);
+  (void)alive.session->close(0);
+  EXPECT_EQ(alive.to_gateway->linger_count(), 1);
+  PlayedOptions options;
+  options.suspect_after_ns = 1'000'000;
+  options.dead_after_ns = 2'000'000;
+  PlayedGateway dead(options);
+  ASSERT_EQ(dead.send(), Status::kOk);
+  ASSERT_TRUE(dead.becomes(LinkState::kDead));
+  (void)dead.session->close(0);
+  EXPECT_EQ(dead.to_gateway->linger_count(), 0);
+}
+
 TEST(Liveness, OfARealReceiverShowsWhenItStopsTurning) {
   GatewayConfig config = test_config();
   config.heartbeat_interval_ns = 1'000'000;

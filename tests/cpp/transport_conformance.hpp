@@ -271,6 +271,20 @@ TYPED_TEST_P(TransportConformance, IsGoodUntilItIsClosedAndThenSaysWhy) {
   EXPECT_EQ(transport.put(0, words.data(), 64), Status::kTransport);
 }
 
+TYPED_TEST_P(TransportConformance, LingersWithoutHarmForWhatIsUnderWay) {
+  Transport& transport = *this->end_.transport;
+  for (std::uint64_t value = 1; value <= 100; ++value) {
+    ASSERT_EQ(this->put(8 * (value % 64), &value, 8), Status::kOk) << "put " << value;
+    if (value % 25 == 0) transport.linger();
+  }
+  EXPECT_TRUE(this->arrives(100 % 64, 100));
+  EXPECT_EQ(transport.progress(), Status::kOk);
+  transport.linger();
+  transport.close();
+  transport.linger();
+  EXPECT_NE(transport.failure(), "");
+}
+
 TYPED_TEST_P(TransportConformance, MapsNoLineOutsideNorOnceClosedAndAStoreToOneIsAPut) {
   Transport& transport = *this->end_.transport;
   EXPECT_EQ(transport.mapped_line(this->end_.window_bytes), nullptr);
@@ -317,16 +331,14 @@ TYPED_TEST_P(TransportConformance, CarriesARingAndItsStatusLine) {
   }
 }
 
-REGISTER_TYPED_TEST_SUITE_P(TransportConformance, WritesEveryWordAndNothingBesideIt,
-                            ReachesTheFirstAndTheLastWordOfTheWindow,
-                            IsDoneWithTheSourceWhenPutReturns, LandsTwoPutsToTheSameWordInOrder,
-                            LetsEveryWordArriveWhole, KeepsTheByteOrderItClaims,
-                            RefusesWhatWouldLieOutsideAndWritesNothing, RefusesWhatIsNotWholeWords,
-                            RefusesAPutLargerThanItSays, TellsFactsThatALinkCanLiveWith,
-                            TakesAListOfPutsUpToTheFirstThatCannotGo,
-                            TakesMoreThanItsDepthWhenProgressIsCalled,
-                            IsGoodUntilItIsClosedAndThenSaysWhy,
-                            MapsNoLineOutsideNorOnceClosedAndAStoreToOneIsAPut,
-                            CarriesARingAndItsStatusLine);
+REGISTER_TYPED_TEST_SUITE_P(
+    TransportConformance, WritesEveryWordAndNothingBesideIt,
+    ReachesTheFirstAndTheLastWordOfTheWindow, IsDoneWithTheSourceWhenPutReturns,
+    LandsTwoPutsToTheSameWordInOrder, LetsEveryWordArriveWhole, KeepsTheByteOrderItClaims,
+    RefusesWhatWouldLieOutsideAndWritesNothing, RefusesWhatIsNotWholeWords,
+    RefusesAPutLargerThanItSays, TellsFactsThatALinkCanLiveWith,
+    TakesAListOfPutsUpToTheFirstThatCannotGo, TakesMoreThanItsDepthWhenProgressIsCalled,
+    IsGoodUntilItIsClosedAndThenSaysWhy, LingersWithoutHarmForWhatIsUnderWay,
+    MapsNoLineOutsideNorOnceClosedAndAStoreToOneIsAPut, CarriesARingAndItsStatusLine);
 
 }  // namespace rdmaorder::transport

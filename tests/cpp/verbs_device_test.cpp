@@ -104,12 +104,13 @@ TEST_F(VerbsDeviceTest, LeavesNoResourceBehind) {
   EXPECT_EQ(resources(), before);
 }
 
-TEST_F(VerbsDeviceTest, DeliversTheLastPutBeforeItCloses) {
+TEST_F(VerbsDeviceTest, DeliversTheLastPutWhenItLingers) {
   for (int round = 0; round < 20; ++round) {
     VerbsPair pair = make();
     for (std::uint64_t value = 1; value <= 10; ++value) {
       ASSERT_EQ(pair.near_end->put(0, &value, 8), Status::kOk);
     }
+    pair.near_end->linger();
     pair.near_end->close();
     EXPECT_TRUE(eventually([&] { return load_acquire(pair.far_window.words()) == 10; }));
   }

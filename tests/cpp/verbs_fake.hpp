@@ -173,6 +173,7 @@ class FakeVerbs {
   std::optional<ibv_wc_status> next_status;  ///< of the next WRITE executed
   int post_error = 0;                        ///< of each further work request …
   int posts_before_error = 0;                ///< … behind so many
+  bool deliver_at_poll = false;              ///< each ibv_poll_cq lets one more work complete
   int poll_error = 0;                        ///< of each further ibv_poll_cq
   int data_in_order = 0;
   std::atomic<std::uint64_t> events_given{0}, events_acked{0};

@@ -35,6 +35,9 @@ inline void FakeVerbs::fill_data_path(FakeContext& context, FakeQp* qp) {
     const std::lock_guard lock(self().mutex_);
     if (self().poll_error != 0) return -self().poll_error;
     auto& queue = *reinterpret_cast<FakeCq*>(cq);
+    for (auto& [number, owner] : self().qps_) {
+      if (self().deliver_at_poll) self().execute(*owner);
+    }
     int taken = 0;
     for (; taken < count && !queue.entries.empty(); ++taken) {
       wc[taken] = queue.entries.front().first;

@@ -183,19 +183,36 @@ TEST_F(VerbsOnDemandTest, StagingIsNotReusedBeforeItsCompletionIsKnown) {
   EXPECT_FALSE(fake_.overflowed);
 }
 
-TEST_F(VerbsOnDemandTest, CloseWaitsForWhatIsUnderWay) {
+TEST_F(VerbsOnDemandTest, LingeringWaitsForWhatIsUnderWay) {
   VerbsPair pair = make();
   words_[0] = 7;
   ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
-  std::atomic<bool> stop{false};
-  std::thread nic([&] {
-    while (!stop) fake_.deliver(1);
-  });
-  pair.near_end->close();
-  stop = true;
-  nic.join();
+  fake_.deliver_at_poll = true;
+  pair.near_end->linger();
   EXPECT_EQ(pair.far_window.words()[0], 7U);
   EXPECT_EQ(fake_.log.back().bytes, 0U) << "the marker writes nothing";
+  EXPECT_EQ(pair.near_end->progress(), Status::kOk);
+}
+
+TEST_F(VerbsOnDemandTest, LingeringWithAFullQueueWaitsForRoomForTheMarker) {
+  VerbsConfig near = on("fake0");
+  near.depth = 16;
+  near.signal_interval = 5;  // the last put asks for no completion
+  VerbsPair pair = make(near);
+  for (words_[0] = 1; words_[0] <= 16; ++words_[0]) {
+    ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+  }
+  fake_.deliver_at_poll = true;
+  pair.near_end->linger();
+  EXPECT_EQ(pair.far_window.words()[0], 16U);
+  EXPECT_FALSE(fake_.overflowed);
+}
+
+TEST_F(VerbsOnDemandTest, ClosingAsksAPeerThatMayBeGoneForNothing) {
+  VerbsPair pair = make();
+  ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+  pair.near_end->close();
+  EXPECT_EQ(fake_.log.size(), 1U) << "no marker";
 }
 
 // --- failures -----------------------------------------------------------------------------------

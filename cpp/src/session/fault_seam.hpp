@@ -28,6 +28,7 @@ class WatchedTransport final : public transport::Transport {
   Status progress() noexcept override { return inner_->progress(); }
   [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
   [[nodiscard]] std::string failure() const override { return inner_->failure(); }
+  void linger() noexcept override { inner_->linger(); }
   void close() noexcept override { inner_->close(); }
 
  private:

@@ -33,6 +33,7 @@ class KeepingTransport final : public transport::Transport {
   Status progress() noexcept override { return inner_->progress(); }
   [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
   [[nodiscard]] std::string failure() const override { return inner_->failure(); }
+  void linger() noexcept override { inner_->linger(); }
   void close() noexcept override { inner_->close(); }
 
   [[nodiscard]] Transport& inner() noexcept { return *inner_; }

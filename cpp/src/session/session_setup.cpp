@@ -139,6 +139,7 @@ bool Session::close(std::uint64_t timeout_ns) noexcept {
     std::uint64_t applied = 0;
     confirmed = established_.connection->terminate(last, timeout_ns, &applied) && applied == last;
   }
+  if (state_ == LinkState::kLive) link_.transport().linger();  // the last orders and this line
   fail(LinkState::kClosed, "closed by this side");
   established_.connection.reset();
   return confirmed;

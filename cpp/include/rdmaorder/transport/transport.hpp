@@ -90,7 +90,12 @@ class Transport {
   /// Cause of kTransport in one line, empty while the link is good.
   [[nodiscard]] virtual std::string failure() const = 0;
 
-  /// Ends the link; later puts return kTransport. Idempotent.
+  /// Waits, a bounded time, until what was put has arrived: before the close() of a link that ends
+  /// in order. Not for a link given up, whose peer may never answer. Nothing to do where a put is
+  /// complete when it returns.
+  virtual void linger() noexcept {}
+
+  /// Ends the link at once, whatever is under way; later puts return kTransport. Idempotent.
   virtual void close() noexcept = 0;
 
  protected:

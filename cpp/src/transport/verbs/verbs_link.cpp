@@ -9,7 +9,7 @@
 namespace rdmaorder::transport {
 namespace {
 
-/// How long close() waits for WRITEs that are under way; on a path without loss they take
+/// How long linger() waits for WRITEs that are under way; on a path without loss they take
 /// microseconds.
 constexpr std::chrono::milliseconds kLinger{50};
 
@@ -92,27 +92,28 @@ std::string VerbsLink::failure() const {
 }
 
 // A WRITE of no bytes touches nothing and is checked against no key; its completion says that all
-// before it arrived. Needed only where the last put did not ask for one.
+// before it arrived. Needed only where the last put did not ask for one. A full queue has no place
+// for it, but a WRITE that asked.
 void VerbsLink::linger() noexcept {
   if (cause_ != VerbsCause::kNone || outstanding() == 0) return;
-  if (!last_signalled_) {
-    ibv_send_wr marker = request_;
-    marker.num_sge = 0;
-    marker.wr_id = next_id();
-    marker.send_flags = IBV_SEND_SIGNALED;
-    marker.wr.rdma.remote_addr = window_address_;
-    ibv_send_wr* refused = nullptr;
-    if (ibv_post_send(queue_pair_, &marker, &refused) != 0) return;
-    ++posted_;
-  }
   const auto end = std::chrono::steady_clock::now() + kLinger;
   while (outstanding() != 0 && std::chrono::steady_clock::now() < end) {
+    if (!last_signalled_ && outstanding() < depth_) {
+      ibv_send_wr marker = request_;
+      marker.num_sge = 0;
+      marker.wr_id = next_id();
+      marker.send_flags = IBV_SEND_SIGNALED;
+      marker.wr.rdma.remote_addr = window_address_;
+      ibv_send_wr* refused = nullptr;
+      if (ibv_post_send(queue_pair_, &marker, &refused) != 0) return;
+      ++posted_;
+      last_signalled_ = true;
+    }
     if (!ok(reap())) return;
   }
 }
 
 void VerbsLink::close() noexcept {
-  linger();
   if (cause_ == VerbsCause::kNone) (void)fail(VerbsCause::kClosed, 0);
   unwatch_events(this);
   const std::lock_guard lock(ending_);

@@ -99,6 +99,7 @@ class VerbsLink final : public VerbsTransport, private EventSink {
   Status progress() noexcept override;
   [[nodiscard]] const Info& info() const noexcept override { return info_; }
   [[nodiscard]] std::string failure() const override;
+  void linger() noexcept override;
   void close() noexcept override;
   Status fence() noexcept override;
   void set_peer_data_in_order(bool data_in_order) noexcept override;
@@ -126,7 +127,6 @@ class VerbsLink final : public VerbsTransport, private EventSink {
   void take(const ibv_wc& completion) noexcept;
   void take_error(const ibv_wc& completion) noexcept;
   Status fail(VerbsCause cause, int error_number) noexcept;
-  void linger() noexcept;
 
   // Data path, in the order put() touches it.
   VerbsCause cause_ = VerbsCause::kNone;
