@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "gateway_support.hpp"
+#include "rdmaorder/transport/verbs.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -116,26 +117,32 @@ TEST(GatewayLinks, EndAtOnceWhenNotDrainedAndTellHowFarTheyCame) {
   EXPECT_EQ(rig.handler->sequences(), range(1, 3));
 }
 
-TEST(GatewayLinks, AreFencedWhenTheCallThatEndsThemReturnsAndBeforeOrdersAreCancelled) {
-  std::vector<std::string> told;
+TEST(GatewayLinks, LoseTheirPermissionFirstAndAreGoneBeforeOrdersAreCancelled) {
+  using Told = std::vector<std::string>;
+  Told told;
   Rig rig;
   const SessionGrant grant = rig.open("a");
-  const auto attach = [&] {
+  const auto attach = [&](bool fences) {
     AttachRequest request;
     request.session_index = grant.session_index;
     request.report_geometry = {ring::kRingOffsetMinBytes, 64, grant.report_slot_count};
-    request.transport = std::make_unique<TellingTransport>(
+    auto transport = std::make_unique<TellingTransport>(
         told,
         transport::make_shm(ring_support::make_window(request.report_geometry.window_bytes())));
+    transport->fences = fences;
+    request.transport = std::move(transport);
     told.clear();
     return rig.gateway->attach(std::move(request)).epoch;
   };
-  rig.gateway->detach(grant.session_index, attach(), true);
-  EXPECT_EQ(told, (std::vector<std::string>{"closed", "gone"}));
-  attach();
+  rig.gateway->detach(grant.session_index, attach(true), true);
+  EXPECT_EQ(told, (Told{"fenced", "lingered", "closed", "gone"}));
+  rig.gateway->detach(grant.session_index, attach(false), true);
+  EXPECT_EQ(told, (Told{"fenced", "closed", "lingered", "closed", "gone"}))
+      << "a device that did not confirm: closed at once";
+  attach(true);
   rig.handler->before = [&](std::span<const wire::OrderRecord>) { told.emplace_back("cancel"); };
   EXPECT_GT(rig.gateway->kill(grant.session_index).fence_ns, 0U);
-  EXPECT_EQ(told, (std::vector<std::string>{"closed", "gone", "cancel"}));
+  EXPECT_EQ(told, (Told{"fenced", "closed", "gone", "cancel"})) << "a kill waits for nothing";
 }
 
 TEST(GatewayLinks, AreNotEndedByTheEpochOfAnEarlierOne) {

@@ -18,6 +18,7 @@
 #include "rdmaorder/session.hpp"
 #include "rdmaorder/transport/inproc.hpp"
 #include "rdmaorder/transport/shm.hpp"
+#include "rdmaorder/transport/verbs.hpp"
 #include "ring_support.hpp"
 
 namespace rdmaorder::gateway_support {
@@ -148,8 +149,8 @@ class MemoryJournal final : public journal::Writer {
   std::vector<Entry> entries;
 };
 
-/// Says when it is closed and when it is gone.
-class TellingTransport final : public transport::Transport {
+/// Says what is done to it. An RDMA link in that its peer's permission can be taken.
+class TellingTransport final : public transport::VerbsTransport {
  public:
   TellingTransport(std::vector<std::string>& told, std::unique_ptr<transport::Transport> inner)
       : told_(told), inner_(std::move(inner)) {}
@@ -161,14 +162,25 @@ class TellingTransport final : public transport::Transport {
   Status progress() noexcept override { return inner_->progress(); }
   [[nodiscard]] const transport::Info& info() const noexcept override { return inner_->info(); }
   [[nodiscard]] std::string failure() const override { return inner_->failure(); }
+  void linger() noexcept override { told_.emplace_back("lingered"); }
   void close() noexcept override {
     told_.emplace_back("closed");
     inner_->close();
   }
+  Status fence() noexcept override {
+    told_.emplace_back("fenced");
+    return fences ? Status::kOk : Status::kTransport;
+  }
+  void set_peer_data_in_order(bool /*data_in_order*/) noexcept override {}
+  [[nodiscard]] transport::VerbsFacts facts() const override { return {}; }
+  [[nodiscard]] const transport::VerbsConfig& asked() const noexcept override { return config_; }
+
+  bool fences = true;
 
  private:
   std::vector<std::string>& told_;
   std::unique_ptr<transport::Transport> inner_;
+  transport::VerbsConfig config_;
 };
 
 struct Options {

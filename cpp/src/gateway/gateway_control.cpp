@@ -28,17 +28,26 @@ GatewaySession& existing(GatewaySession* session, std::uint32_t session_index) {
 
 }  // namespace
 
-/// The old link can write no more when this returns: its queue pair is in error and gone, then the
-/// key of the region goes with it; over shared memory nobody looks at the window any more.
+/// The peer can write no more once its permission is taken, which comes first; where the device did
+/// not confirm that, once the queue pair is gone. Over shared memory nobody looks at the window any
+/// more. Only then do the last reports get their time, unless the session was killed.
 std::uint64_t Gateway::fence(std::uint32_t session_index, std::unique_ptr<Link> link,
                              memory::Window window, std::uint64_t since_ns) {
-  link->transport().close();
+  transport::Transport& transport = link->transport();
+  auto* verbs = dynamic_cast<transport::VerbsTransport*>(&transport);
+  if (verbs != nullptr && !ok(verbs->fence())) transport.close();
+  const std::uint64_t fence_ns = monotonic_ns() - since_ns;
+  bool killed = false;
+  receiver_->call([&] {
+    receiver_->count_fence(session_index, fence_ns);
+    killed = existing(receiver_->find(session_index), session_index).killed;
+  });
+  if (!killed) transport.linger();
+  transport.close();
   link.reset();
   {
     const memory::Window gone = std::move(window);
   }
-  const std::uint64_t fence_ns = monotonic_ns() - since_ns;
-  receiver_->call([&] { receiver_->count_fence(session_index, fence_ns); });
   return fence_ns;
 }
 
