@@ -37,13 +37,14 @@ def listing_source() -> Source:
 
 
 def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
-    """Every device with its limits, NUMA node, ports and GIDs; empty where there is none.
+    """Every device with its limits, NUMA node, ports and GIDs; empty where there is none. One that
+    cannot be opened or asked says why in ``unusable``.
 
     ``source``: what to ask, by default listing_source(). What pyverbs cannot read is asked of
     libibverbs again, whose errors say more.
 
-    Raises TransportError without libibverbs, or where a device cannot be opened; ConfigError where
-    pyverbs is asked for and cannot be imported."""
+    Raises TransportError without libibverbs; ConfigError where pyverbs is asked for and cannot be
+    imported."""
     if source == "pyverbs" and listing_source() != "pyverbs":
         raise ConfigError(
             "pyverbs cannot be imported by this Python: apt-get install python3-pyverbs (for "
@@ -69,6 +70,7 @@ def _device_of(context: Any, name: str) -> dict[str, Any]:
         return {
             "name": name,
             "firmware": limits.fw_version,
+            "unusable": "",
             "numa_node": _numa_node(name),
             "max_depth": limits.max_qp_wr,
             "max_completions": limits.max_cqe,

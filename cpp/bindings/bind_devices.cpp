@@ -37,6 +37,7 @@ py::dict device_dict(const transport::VerbsDevice& device) {
   py::dict d;
   d["name"] = device.name;
   d["firmware"] = device.firmware;
+  d["unusable"] = device.unusable;
   d["numa_node"] = device.numa_node;
   d["max_depth"] = device.max_depth;
   d["max_completions"] = device.max_completions;

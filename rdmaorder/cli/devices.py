@@ -54,6 +54,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _show_device(device: dict[str, Any]) -> None:
+    if device["unusable"]:
+        print(f"{device['name']}: unusable: {device['unusable']}")
+        return
     node = "unknown" if device["numa_node"] < 0 else device["numa_node"]
     print(f"{device['name']}: firmware {device['firmware'] or 'unknown'}, NUMA node {node}")
     print(

@@ -320,6 +320,27 @@ TEST_F(VerbsTest, AMachineWithoutDevicesSaysHowToGetOne) {
   EXPECT_TRUE(list_verbs_devices(api_).empty());
 }
 
+TEST_F(VerbsTest, AnUnusableDeviceIsNoObstacleToAnother) {
+  static ibv_context* (*open)(ibv_device*) = nullptr;  // a plain function captures nothing
+  open = api_.open_device;
+  api_.open_device = [](ibv_device* device) -> ibv_context* {
+    if (reinterpret_cast<FakeDevice*>(device)->name != "fake0") return open(device);
+    errno = EACCES;
+    return nullptr;
+  };
+  EXPECT_EQ(facts_of(by_address("10.1.0.2")).device, "fake1");
+  EXPECT_EQ(facts_of({}).device, "fake1");
+  const std::string text = refusal(by_address("10.1.0.1"));
+  EXPECT_HAS(text, "with the address 10.1.0.1; here: fake1 port 1 active");
+  EXPECT_HAS(text, "open on fake0: Permission denied; /dev/infiniband/uverbs*");
+  EXPECT_HAS(refusal(on("fake0")), "open on fake0: Permission denied");
+  const auto devices = list_verbs_devices(api_);
+  ASSERT_EQ(devices.size(), 2U);
+  EXPECT_EQ(devices[0].name, "fake0");
+  EXPECT_HAS(devices[0].unusable, "open on fake0: Permission denied");
+  EXPECT_EQ(devices[1].unusable, "");
+}
+
 TEST_F(VerbsTest, ListsDevicesPortsAndGids) {
   const auto devices = list_verbs_devices(api_);
   ASSERT_EQ(devices.size(), 2U);

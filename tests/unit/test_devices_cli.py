@@ -17,6 +17,7 @@ from rdmaorder.errors import TransportError
 DEVICE: dict[str, Any] = {
     "name": "mlx5_0",
     "firmware": "22.36.1010",
+    "unusable": "",
     "numa_node": 1,
     "max_depth": 32768,
     "max_completions": 4194303,
@@ -46,6 +47,16 @@ def test_a_device_is_shown_line_by_line(
         "  port 1: DOWN, InfiniBand, LID 7, MTU 4096, message 1 GiB",
         "    GID 0: fe80::7 (IB)",
     ]
+
+
+def test_a_device_that_cannot_be_opened_is_shown_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "open on mlx5_1: Permission denied; /dev/infiniband/uverbs* must be readable"
+    refused = DEVICE | {"name": "mlx5_1", "unusable": why, "ports": []}
+    monkeypatch.setattr(devices, "list_devices", lambda source: [DEVICE, refused])
+    assert cli.main(["devices"]) == 0
+    assert capsys.readouterr().out.splitlines()[4:] == [f"mlx5_1: unusable: {why}"]
 
 
 def test_a_machine_without_a_device_says_how_to_get_one(

@@ -156,6 +156,7 @@ struct VerbsPort {
 };
 struct VerbsDevice {
   std::string name, firmware;
+  std::string unusable;  ///< why it cannot be opened or asked; the rest is then not known
   int numa_node = -1;
   std::uint32_t max_depth = 0, max_completions = 0;
   std::uint64_t max_region_bytes = 0;
@@ -163,7 +164,7 @@ struct VerbsDevice {
 };
 
 /// Every device of this machine, empty where there is none. Throws Error(kTransport) without
-/// libibverbs or where a device cannot be opened.
+/// libibverbs.
 std::vector<VerbsDevice> list_verbs_devices();
 
 /// Which device, port and GID a configuration means on this machine, and why.

@@ -76,9 +76,15 @@ const VerbsGid* roce_gid(const VerbsPort& port, const GidAddress* address) {
   return best;
 }
 
-std::string describe(const std::vector<OpenedDevice>& devices) {
+/// The devices a configuration may mean, and why others that it may mean cannot be used.
+struct Candidates {
+  std::vector<OpenedDevice> opened;
+  std::vector<std::string> unusable;
+};
+
+std::string describe(const Candidates& candidates) {
   std::string text;
-  for (const OpenedDevice& device : devices) {
+  for (const OpenedDevice& device : candidates.opened) {
     for (const VerbsPort& port : device.facts.ports) {
       text += (text.empty() ? "" : "; ") + device.facts.name + " port " +
               std::to_string(port.number) + (port.active ? " active" : " down") + ", GIDs";
@@ -86,6 +92,7 @@ std::string describe(const std::vector<OpenedDevice>& devices) {
       if (port.gids.empty()) text += " none";
     }
   }
+  for (const std::string& why : candidates.unusable) text += (text.empty() ? "" : "; ") + why;
   return text.empty() ? "none" : text;
 }
 
@@ -150,12 +157,11 @@ class Chooser {
   std::string interface_;
 };
 
-[[noreturn]] void throw_no_match(const VerbsConfig& config,
-                                 const std::vector<OpenedDevice>& devices) {
-  const std::string here = "; here: " + describe(devices);
+[[noreturn]] void throw_no_match(const VerbsConfig& config, const Candidates& candidates) {
+  const std::string here = "; here: " + describe(candidates);
   const std::string what = config.device.empty() ? "no RDMA device" : config.device;
   if (config.port != 0) {
-    for (const OpenedDevice& device : devices) {
+    for (const OpenedDevice& device : candidates.opened) {
       if (config.port <= device.facts.ports.size()) continue;
       throw Error(ErrorKind::kConfig,
                   device.facts.name + " has no port " + std::to_string(config.port) + here);
@@ -196,26 +202,31 @@ class Chooser {
       "rxe netdev eth0");
 }
 
-std::vector<OpenedDevice> open_candidates(const VerbsApi& api, const VerbsConfig& config) {
+Candidates open_candidates(const VerbsApi& api, const VerbsConfig& config) {
   const DeviceList list = get_device_list(api);
-  std::vector<OpenedDevice> opened;
+  Candidates candidates;
   std::vector<std::string> names;
   for (int i = 0; i < list.count; ++i) {
     ibv_device* device = list.list.get()[i];
     names.emplace_back(api.get_device_name(device));
-    if (config.device.empty() || config.device == names.back()) {
-      opened.push_back(open_device(api, device));
+    if (!config.device.empty() && config.device != names.back()) continue;
+    try {
+      candidates.opened.push_back(open_device(api, device));
+    } catch (const Error& error) {
+      if (!config.device.empty()) throw;
+      candidates.unusable.emplace_back(error.what());
     }
   }
-  if (opened.empty()) throw_no_device(config, names);
-  return opened;
+  if (candidates.opened.empty() && candidates.unusable.empty()) throw_no_device(config, names);
+  return candidates;
 }
 
 }  // namespace
 
 DeviceChoice choose_device(const VerbsApi& api, const VerbsConfig& config) {
   const Chooser chooser(api, config);
-  std::vector<OpenedDevice> devices = open_candidates(api, config);
+  Candidates candidates = open_candidates(api, config);
+  std::vector<OpenedDevice>& devices = candidates.opened;
   const bool has_address = !config.local_address.empty();
   for (const bool by_address : {true, false}) {
     if (by_address && !has_address) continue;
@@ -237,7 +248,7 @@ DeviceChoice choose_device(const VerbsApi& api, const VerbsConfig& config) {
       return {std::move(device), std::move(port), std::move(match->gid), std::move(match->why)};
     }
   }
-  throw_no_match(config, devices);
+  throw_no_match(config, candidates);
 }
 
 VerbsChoice choose_verbs_device(const VerbsConfig& config) {

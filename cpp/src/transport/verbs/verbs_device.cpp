@@ -178,7 +178,14 @@ std::vector<VerbsDevice> list_verbs_devices(const VerbsApi& api) {
   const DeviceList devices = get_device_list(api);
   std::vector<VerbsDevice> facts;
   for (int i = 0; i < devices.count; ++i) {
-    facts.push_back(open_device(api, devices.list.get()[i]).facts);
+    ibv_device* device = devices.list.get()[i];
+    try {
+      facts.push_back(open_device(api, device).facts);
+    } catch (const Error& error) {
+      facts.emplace_back();
+      facts.back().name = api.get_device_name(device);
+      facts.back().unusable = error.what();
+    }
   }
   return facts;
 }
