@@ -259,7 +259,7 @@ class Endpoint:
         if mtu_bytes & (mtu_bytes - 1):
             refuse_bad(f"mtu_bytes = {mtu_bytes} is not a power of two")
         return cls(
-            qp_number=integer_of(endpoint, "qp_number", 0, U24_MAX),
+            qp_number=integer_of(endpoint, "qp_number", 2, U24_MAX),
             packet_sequence=integer_of(endpoint, "packet_sequence", 0, U24_MAX),
             gid=binary_of(endpoint, "gid", GID_BYTES),
             lid=integer_of(endpoint, "lid", 0, U16_MAX),

@@ -199,6 +199,7 @@ TEST(ControlMessage, refuses_endpoints_and_windows_out_of_their_limits) {
   };
   for (const std::string& frame : {
            changed([](Endpoint& e, RemoteWindow&) { e.qp_number = 1U << 24; }),
+           changed([](Endpoint& e, RemoteWindow&) { e.qp_number = 1; }),
            changed([](Endpoint& e, RemoteWindow&) { e.packet_sequence = 1U << 24; }),
            changed([](Endpoint& e, RemoteWindow&) { e.mtu_bytes = 1000; }),
            changed([](Endpoint& e, RemoteWindow&) { e.mtu_bytes = 8192; }),

@@ -180,9 +180,12 @@ TEST_F(VerbsTest, TooLittleLockedMemoryNamesTheLimitAndTheRemedy) {
 }
 
 TEST_F(VerbsTest, RefusesAnAddressThatNoPeerCanMean) {
+  std::uint32_t own_number = 0;
   const auto with = [&](auto change) -> std::string {
     auto endpoint = open_endpoint(api_, on("fake0"), window_);
-    VerbsAddress remote = endpoint->local();
+    const memory::Window far_window = make_window(4096);
+    VerbsAddress remote = open_endpoint(api_, on("fake0"), far_window)->local();
+    own_number = endpoint->local().qp_number;
     change(remote);
     try {
       (void)VerbsEndpoint::connect(std::move(endpoint), remote);
@@ -191,7 +194,15 @@ TEST_F(VerbsTest, RefusesAnAddressThatNoPeerCanMean) {
     }
     return {};
   };
-  EXPECT_EQ(with([](auto&) {}), "");
+  EXPECT_EQ(with([](auto&) {}), "") << "another queue pair of the same device";
+  EXPECT_HAS(with([&](auto& a) { a.qp_number = own_number; }), "that of this end");
+  EXPECT_HAS(with([](auto& a) { a.qp_number = 0; }), "queue pair 0 is one of the port's own");
+  EXPECT_HAS(with([](auto& a) { a.qp_number = 1; }), "queue pair 1 is one of the port's own");
+  for (const char* gid :
+       {"::", "ff02::1", "0.0.0.0", "224.0.0.1", "239.255.255.255", "255.255.255.255"}) {
+    EXPECT_HAS(with([&](auto& a) { a.gid = parse_gid_address(gid)->raw; }),
+               std::string("GID ") + gid + " is no address of one interface");
+  }
   EXPECT_HAS(with([](auto& a) { a.qp_number = 1U << 24; }), "24 bits");
   EXPECT_HAS(with([](auto& a) { a.window_bytes = 0; }), "empty");
   EXPECT_HAS(with([](auto& a) { a.window_address = UINT64_MAX - 7; }), "wraps");
@@ -310,6 +321,16 @@ TEST_F(VerbsTest, InfiniBandIsReachedByItsLid) {
   EXPECT_EQ(near.attributes.ah_attr.dlid, 5);
   EXPECT_EQ(near.attributes.ah_attr.is_global, 0) << "the same subnet";
   EXPECT_EQ(pair.near_end->facts().link_layer, "InfiniBand");
+  VerbsAddress remote = pair.far_address;
+  remote.lid = 0;
+  remote.link_layer = LinkLayer::kEthernet;  // as the control plane takes it
+  try {
+    (void)VerbsEndpoint::connect(open_endpoint(api_, on("fake0"), window_), remote);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_HAS(error.what(), "different fabrics");
+    EXPECT_HAS(error.what(), "is a subnet manager running there?");
+  }
 }
 
 TEST_F(VerbsTest, AMachineWithoutDevicesSaysHowToGetOne) {

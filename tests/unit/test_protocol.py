@@ -396,6 +396,8 @@ def test_an_endpoint_and_its_window_survive_both_ways() -> None:
     ("key", "value"),
     [
         ("qp_number", 1 << 24),
+        ("qp_number", 1),
+        ("qp_number", 0),
         ("packet_sequence", 1 << 24),
         ("gid", bytes(15)),
         ("gid", bytes(17)),

@@ -273,7 +273,7 @@ Endpoint Message::endpoint() const {
     return static_cast<std::uint32_t>(find_number(map.numbers, key, low, high));
   };
   Endpoint endpoint;
-  endpoint.qp_number = number("qp_number", 0, k24BitsMax);
+  endpoint.qp_number = number("qp_number", 2, k24BitsMax);
   endpoint.packet_sequence = number("packet_sequence", 0, k24BitsMax);
   endpoint.lid = static_cast<std::uint16_t>(number("lid", 0, UINT16_MAX));
   endpoint.mtu_bytes = number("mtu_bytes", 256, 4096);

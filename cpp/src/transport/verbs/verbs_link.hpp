@@ -46,6 +46,7 @@ std::unique_ptr<VerbsEndpoint> open_endpoint(const VerbsApi& api, const VerbsCon
                                              const memory::Window& window);
 
 inline constexpr std::uint32_t kVerbsNumberMax = (1U << 24) - 1;  ///< queue pair numbers and PSNs
+inline constexpr std::uint32_t kFirstVerbsNumber = 2;  ///< 0 and 1 are each port's own queue pairs
 
 /// Throw Error: what is wrong on any device; what is too much for this one; what no peer can mean.
 void validate_config(const VerbsConfig& config, const memory::Window& window);

@@ -1,4 +1,6 @@
 // What is refused before the device is asked, each with the name, the value and the remedy.
+#include <algorithm>
+
 #include "rdmaorder/error.hpp"
 #include "transport/verbs/verbs_link.hpp"
 
@@ -11,6 +13,18 @@ void require_range(const char* name, std::uint64_t value, std::uint64_t low, std
   if (value >= low && value <= high) return;
   refuse(std::string(name) + " = " + std::to_string(value) + " is outside " + std::to_string(low) +
          " .. " + std::to_string(high));
+}
+
+/// No address of one interface: unspecified, broadcast or multicast, in either IP version.
+bool is_no_unicast(const RawGid& gid) noexcept {
+  if (is_mapped_v4(gid)) {
+    const bool broadcast =
+        std::all_of(gid.begin() + 12, gid.end(), [](auto b) { return b == 255; });
+    const bool unspecified =
+        std::all_of(gid.begin() + 12, gid.end(), [](auto b) { return b == 0; });
+    return broadcast || unspecified || (gid[12] & 0xf0U) == 0xe0;  // 224.0.0.0/4
+  }
+  return gid[0] == 0xff || gid == RawGid{};
 }
 
 }  // namespace
@@ -63,6 +77,14 @@ void validate_remote(const Endpoint& endpoint, const VerbsAddress& remote) {
   if (remote.qp_number > kVerbsNumberMax || remote.packet_sequence > kVerbsNumberMax) {
     bad("queue pair number and packet sequence have 24 bits");
   }
+  if (remote.qp_number < kFirstVerbsNumber) {
+    bad("queue pair " + std::to_string(remote.qp_number) + " is one of the port's own, 0 and 1");
+  }
+  // Another queue pair of the same device is a peer: both ends may be on one host.
+  const VerbsAddress& own = endpoint.address;
+  if (remote.qp_number == own.qp_number && remote.gid == own.gid && remote.lid == own.lid) {
+    bad("it is that of this end");
+  }
   if (remote.window_bytes < 8 || remote.window_address % 8 != 0 ||
       remote.window_address + remote.window_bytes < remote.window_address) {
     bad("window of " + std::to_string(remote.window_bytes) + " bytes is empty, unaligned or wraps");
@@ -75,10 +97,17 @@ void validate_remote(const Endpoint& endpoint, const VerbsAddress& remote) {
     throw Error(ErrorKind::kTransport,
                 own_end +
                     " and the peer are on different fabrics, InfiniBand and Ethernet (RoCE): "
-                    "name a device of the peer's fabric with device=");
+                    "name a device of the peer's fabric with device=" +
+                    (remote.lid != 0 || is_mapped_v4(remote.gid) ||
+                             endpoint.port.link_layer == LinkLayer::kEthernet
+                         ? ""
+                         : "; or the peer is on InfiniBand and has no LID: is a subnet manager "
+                           "running there?"));
   }
   if (remote.link_layer == LinkLayer::kInfiniBand) {
     if (remote.lid == 0) bad("an InfiniBand peer without LID; is a subnet manager running?");
+  } else if (is_no_unicast(remote.gid)) {
+    bad("GID " + gid_text(remote.gid) + " is no address of one interface");
   } else if (is_mapped_v4(remote.gid) != is_mapped_v4(endpoint.gid.raw)) {
     throw Error(ErrorKind::kTransport,
                 "GIDs " + endpoint.gid.text + " (" + own_end + ") and " + gid_text(remote.gid) +
