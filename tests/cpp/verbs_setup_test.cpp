@@ -298,6 +298,17 @@ TEST_F(VerbsTest, RoceV1IsNotUsed) {
   EXPECT_HAS(refusal(config), "usable GID");
 }
 
+TEST_F(VerbsTest, AGidWhoseIndexHasMoreThanEightBitsIsNotUsed) {
+  FakePort& port = fake_.devices[0]->ports[0];
+  port.gids.resize(256, port.gids.front());
+  port.gids.emplace_back(parse_gid_address("10.9.0.1")->raw, IBV_GID_TYPE_ROCE_V2);
+  port.attributes.gid_tbl_len = 257;
+  EXPECT_EQ(facts_of(on("fake0")).gid, "10.1.0.1");
+  EXPECT_HAS(refusal(by_address("10.9.0.1")), "10.9.0.1 (RoCE v2, index 256 > 255)");
+  port.gids[1] = port.gids.front();
+  EXPECT_EQ(facts_of(on("fake0")).gid, "fe80::1") << "rather than an IPv4 one out of reach";
+}
+
 TEST_F(VerbsTest, ANamedGidIndexAndPortAreTakenOrRefused) {
   VerbsConfig config = on("fake0");
   config.gid_index = 0;

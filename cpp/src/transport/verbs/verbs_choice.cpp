@@ -21,7 +21,10 @@
 namespace rdmaorder::transport {
 namespace {
 
-constexpr const char* kRoceV2 = "RoCE v2";
+/// A queue pair names its GID by 8 bits (ibv_global_route); a table may be longer.
+constexpr int kGidIndexMax = 255;
+
+bool is_usable(const VerbsGid& gid) { return gid.type == "RoCE v2" && gid.index <= kGidIndexMax; }
 
 /// Name of the interface that has an address, empty where none has.
 std::string interface_of(const GidAddress& address) {
@@ -62,7 +65,7 @@ int rank_of(const RawGid& gid) { return is_mapped_v4(gid) ? 0 : is_link_local(gi
 const VerbsGid* roce_gid(const VerbsPort& port, const GidAddress* address) {
   const VerbsGid* best = nullptr;
   for (const VerbsGid& gid : port.gids) {
-    if (gid.type != kRoceV2) continue;
+    if (!is_usable(gid)) continue;
     if (address != nullptr) {
       if (gid.raw != address->raw) continue;
       if (address->interface_index != 0 && !gid.netdev.empty() &&
@@ -88,7 +91,11 @@ std::string describe(const Candidates& candidates) {
     for (const VerbsPort& port : device.facts.ports) {
       text += (text.empty() ? "" : "; ") + device.facts.name + " port " +
               std::to_string(port.number) + (port.active ? " active" : " down") + ", GIDs";
-      for (const VerbsGid& gid : port.gids) text += " " + gid.text + " (" + gid.type + ")";
+      for (const VerbsGid& gid : port.gids) {
+        text +=
+            " " + gid.text + " (" + gid.type +
+            (gid.index <= kGidIndexMax ? ")" : ", index " + std::to_string(gid.index) + " > 255)");
+      }
       if (port.gids.empty()) text += " none";
     }
   }
@@ -140,7 +147,7 @@ class Chooser {
     if (config_.gid_index >= 0) {
       const auto at = std::find_if(port.gids.begin(), port.gids.end(),
                                    [&](const VerbsGid& g) { return g.index == config_.gid_index; });
-      if (at == port.gids.end() || (roce && at->type != kRoceV2)) return std::nullopt;
+      if (at == port.gids.end() || (roce && !is_usable(*at))) return std::nullopt;
       return Match{&port, *at, why + ", gid_index named"};
     }
     if (roce) {
