@@ -1,5 +1,6 @@
 // The thread that waits for events of devices, over the fake libibverbs: its start, and what it
 // does with descriptors.
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -37,6 +38,33 @@ TEST_F(VerbsTest, WithoutItsEventThreadALinkIsRefusedAndLeavesNothing) {
     EXPECT_TRUE(fails_eventually(*pair.near_end));
   });
   EXPECT_TRUE(good);
+}
+
+TEST_F(VerbsTest, ADescriptorClosedByTheProgramIsNoFailureOfTheDevice) {
+  static ibv_context* opened = nullptr;  // a plain function captures nothing
+  static ibv_context* (*open)(ibv_device*) = nullptr;
+  static std::atomic<int> reads{0};
+  static int (*read)(ibv_context*, ibv_async_event*) = nullptr;
+  open = api_.open_device;
+  api_.open_device = [](ibv_device* device) { return opened = open(device); };
+  read = api_.get_async_event;
+  api_.get_async_event = [](ibv_context* context, ibv_async_event* event) {
+    if (fcntl(context->async_fd, F_GETFL) >= 0) return read(context, event);
+    ++reads;
+    errno = EBADF;
+    return -1;
+  };
+  const VerbsPair pair = make();  // the far end is opened last
+  const int kept = dup(opened->async_fd);
+  close(opened->async_fd);
+  fake_.announce(IBV_EVENT_COMM_EST);  // to the near end: poll() looks at both again
+  ASSERT_TRUE(eventually([] { return reads == 1; }));
+  fake_.announce(IBV_EVENT_COMM_EST);
+  ASSERT_TRUE(eventually([&] { return fake_.events_acked >= 2; }));
+  EXPECT_EQ(reads, 1) << "it is watched no more";
+  EXPECT_EQ(pair.far_end->progress(), Status::kOk) << pair.far_end->failure();
+  ASSERT_EQ(dup2(kept, opened->async_fd), opened->async_fd);
+  close(kept);
 }
 
 }  // namespace

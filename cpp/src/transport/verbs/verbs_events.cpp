@@ -23,6 +23,7 @@ struct Watched {
   const VerbsApi* api;
   ibv_context* context;
   EventSink* sink;
+  std::uint64_t number = 0;  ///< of each watch; descriptors and addresses are used again
 };
 
 /// A thread started meanwhile inherits this: signals belong to the program's own threads (Python's
@@ -54,6 +55,7 @@ class Watcher {
   void add(const Watched& watched) {
     const std::lock_guard lock(mutex_);
     watched_.push_back(watched);
+    watched_.back().number = ++last_number_;
     wake();
   }
   /// True when it was the last one: the caller then stops this watcher.
@@ -90,26 +92,32 @@ class Watcher {
   }
   void run() {
     std::vector<pollfd> fds;
+    std::vector<std::uint64_t> numbers;  // of fds, from the second on
     while (true) {
       fds.assign(1, {wake_.get(), POLLIN, 0});
+      numbers.clear();
       {
         const std::lock_guard lock(mutex_);
         if (stopping_) return;
-        for (const Watched& w : watched_) fds.push_back({w.context->async_fd, POLLIN, 0});
+        for (const Watched& w : watched_) {
+          fds.push_back({w.context->async_fd, POLLIN, 0});
+          numbers.push_back(w.number);
+        }
       }
       if (poll(fds.data(), fds.size(), -1) < 0) continue;  // EINTR
       std::uint64_t wakes = 0;
       (void)!read(wake_.get(), &wakes, sizeof wakes);
       const std::lock_guard lock(mutex_);
       for (std::size_t i = 1; i < fds.size(); ++i) {
-        if (fds[i].revents != 0) dispatch(fds[i]);
+        if (fds[i].revents != 0) dispatch(numbers[i - 1], fds[i].revents);
       }
     }
   }
-  /// The list may have changed since poll(): looked up again, under the lock.
-  void dispatch(const pollfd& ready) {
+  /// The list may have changed since poll(), and a new link may have the descriptor of one that is
+  /// gone: looked up again, under the lock, by what is not used twice.
+  void dispatch(std::uint64_t number, short ready) {
     const auto at = std::find_if(watched_.begin(), watched_.end(),
-                                 [&](const Watched& w) { return w.context->async_fd == ready.fd; });
+                                 [&](const Watched& w) { return w.number == number; });
     if (at == watched_.end()) return;
     ibv_async_event event{};
     while (at->api->get_async_event(at->context, &event) == 0) {
@@ -117,7 +125,8 @@ class Watcher {
       at->api->ack_async_event(&event);
     }
     const bool unreadable = errno != EAGAIN && errno != EINTR;
-    const bool gone = (ready.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+    // POLLNVAL tells of the program, which closed the descriptor, and nothing of the device.
+    const bool gone = (ready & (POLLERR | POLLHUP)) != 0;
     if (gone) {
       // The kernel took the device away from under its descriptor.
       event = {};
@@ -132,6 +141,7 @@ class Watcher {
   memory::UniqueFd wake_;
   std::mutex mutex_;
   std::vector<Watched> watched_;
+  std::uint64_t last_number_ = 0;
   bool stopping_ = false;
   std::thread thread_;
 };
