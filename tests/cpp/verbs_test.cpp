@@ -215,6 +215,28 @@ TEST_F(VerbsOnDemandTest, ClosingAsksAPeerThatMayBeGoneForNothing) {
   EXPECT_EQ(fake_.log.size(), 1U) << "no marker";
 }
 
+TEST_F(VerbsOnDemandTest, AForkedChildLeavesTheLinkToItsParent) {
+  VerbsPair pair = make();
+  auto unconnected = open_endpoint(api_, on("fake0"), window_);
+  ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+  fake_.releases.clear();
+  const int calls = fake_.call_count;
+  const bool good = succeeds_in_child([&] {
+    pair.near_end->linger();
+    pair.near_end->close();
+    EXPECT_EQ(pair.near_end->put(0, words_, 64), Status::kTransport);
+    EXPECT_EQ(pair.far_end->fence(), Status::kOk);
+    pair.near_end.reset();
+    pair.far_end.reset();
+    unconnected.reset();
+    EXPECT_EQ(fake_.log.size(), 1U) << "no marker";
+    EXPECT_EQ(fake_.call_count, calls) << "neither modified nor released";
+    EXPECT_TRUE(fake_.releases.empty());
+  });
+  EXPECT_TRUE(good);
+  EXPECT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+}
+
 // --- failures -----------------------------------------------------------------------------------
 
 TEST_F(VerbsTest, EveryCompletionErrorEndsTheLinkAndIsExplained) {

@@ -95,7 +95,7 @@ std::string VerbsLink::failure() const {
 // before it arrived. Needed only where the last put did not ask for one. A full queue has no place
 // for it, but a WRITE that asked.
 void VerbsLink::linger() noexcept {
-  if (cause_ != VerbsCause::kNone || outstanding() == 0) return;
+  if (cause_ != VerbsCause::kNone || !endpoint_->objects.are_own()) return;
   const auto end = std::chrono::steady_clock::now() + kLinger;
   while (outstanding() != 0 && std::chrono::steady_clock::now() < end) {
     if (!last_signalled_ && outstanding() < depth_) {
@@ -115,21 +115,20 @@ void VerbsLink::linger() noexcept {
 
 void VerbsLink::close() noexcept {
   if (cause_ == VerbsCause::kNone) (void)fail(VerbsCause::kClosed, 0);
+  VerbsObjects& objects = endpoint_->objects;
+  if (!objects.are_own()) return;
   unwatch_events(this);
   const std::lock_guard lock(ending_);
-  VerbsObjects& objects = endpoint_->objects;
-  if (objects.queue_pair) {
-    ibv_qp_attr attributes{};
-    attributes.qp_state = IBV_QPS_ERR;
-    (void)objects.api->modify_qp(objects.queue_pair.get(), &attributes, IBV_QP_STATE);
-  }
+  ibv_qp_attr attributes{};
+  attributes.qp_state = IBV_QPS_ERR;
+  (void)objects.api->modify_qp(objects.queue_pair.get(), &attributes, IBV_QP_STATE);
   objects.release();
 }
 
 Status VerbsLink::fence() noexcept {
   const std::lock_guard lock(ending_);
   VerbsObjects& objects = endpoint_->objects;
-  if (fenced_ || !objects.queue_pair) return Status::kOk;
+  if (fenced_ || !objects.are_own()) return Status::kOk;
   ibv_qp_attr attributes{};
   attributes.qp_access_flags = 0;
   int error = objects.api->modify_qp(objects.queue_pair.get(), &attributes, IBV_QP_ACCESS_FLAGS);

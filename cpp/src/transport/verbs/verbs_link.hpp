@@ -26,6 +26,10 @@ struct VerbsObjects {
 
   /// Frees all of it, children first. Idempotent.
   void release() noexcept;
+  /// False once released, and in a forked child, where nothing of it may be touched.
+  [[nodiscard]] bool are_own() const noexcept {
+    return queue_pair != nullptr && queue_pair.get_deleter().is_owner();
+  }
 };
 
 class Endpoint final : public VerbsEndpoint {
