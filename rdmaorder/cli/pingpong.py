@@ -323,6 +323,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         repeats=args.repeats,
         rate=args.rate,
         replay=str(args.replay) if args.replay else None,
+        speed=args.speed if args.replay else None,
         due_ns=due,
         client_cpu=client,
         server_cpu=server,
@@ -419,18 +420,20 @@ def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str,
 
 def _compare(args: argparse.Namespace) -> int:
     from rdmaorder.flow.report import write_json
-    from rdmaorder.pingpong.compare import compare, load, unlike
+    from rdmaorder.pingpong.compare import compare, load, one_sided, unlike
     from rdmaorder.pingpong.files import check_writable
 
     check_writable((args.json,))
     console = _console()
     before, after = load(args.before), load(args.after)
     differences = unlike(before, after)
+    if args.fail_above is not None:  # what only one side has cannot be said to have passed
+        differences += one_sided(before, after)
     if differences and not args.unlike:
         print("not comparable; what differs:")
         for each in differences:
             print(f"  {each}")
-        print("measure both in one environment, or give --unlike to compare all the same")
+        print("measure the same in one environment, or give --unlike to compare all the same")
         return 3
     result = compare(before, after, fail_above=args.fail_above)
     _print_comparison(console, result)
@@ -440,6 +443,7 @@ def _compare(args: argparse.Namespace) -> int:
             {
                 "failed": result.failed,
                 "differences": result.differences,
+                "missing": result.missing,
                 "changes": [each.to_json() for each in result.changes],
             },
         )
@@ -466,6 +470,6 @@ def _print_comparison(console: Any, result: Any) -> None:
             style=styles[each.verdict],
         )
     console.print(table)
-    for each in result.differences:
+    for each in [*result.differences, *result.missing]:
         print(f"differs: {each}")
     print("FAIL: slower than allowed" if result.failed else "PASS")

@@ -9,14 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from rdmaorder.errors import InputError
+from rdmaorder.pingpong.files import FORMAT
 from rdmaorder.pingpong.statistics import bootstrap_change
 
-__all__ = ["Change", "Comparison", "compare", "load", "percent"]
+__all__ = ["Change", "Comparison", "compare", "load", "one_sided", "percent", "unlike"]
 
 _PYTEST_RUNS = 10
 _QS = (("p50", 0.5), ("p99", 0.99))
+_FLOORS = ("floor_before_ns", "floor_after_ns")
 #: Fewer runs than this on a side give an interval that means nothing.
 RUNS_MIN = 3
+#: A time beyond these is a mistake in the file, and a ratio of two within them is finite.
+_NS_MIN, _NS_MAX = 1e-3, 1e18
+#: What of a host has to be alike on either end.
+_HOST = (
+    ("cpu", "processor"),
+    ("kernel", "kernel"),
+    ("hypervisor", "virtual machine"),
+    ("isolated", "isolated processors"),
+    ("smt", "simultaneous multithreading"),
+    ("huge_pages", "huge pages"),
+    ("transparent_huge_pages", "transparent huge pages"),
+)
 #: (path in the file, what it is): where these differ the files are not about the same thing.
 _SAME = (
     ("plan.transport", "transport"),
@@ -24,11 +38,13 @@ _SAME = (
     ("plan.loop", "loop"),
     ("plan.rate_per_s", "rate"),
     ("plan.replay", "replayed file"),
+    ("plan.speed", "speed of the replay"),
+    ("plan.iterations", "orders a run"),
+    ("plan.duration_s", "seconds a run"),
+    ("plan.warm_up", "orders of the warm-up"),
     ("plan.waterfall", "stamping of stages"),
-    ("environment.cpu", "processor"),
-    ("environment.kernel", "kernel"),
-    ("environment.hypervisor", "virtual machine"),
-    ("environment.isolated", "isolated processors"),
+    *((f"environment.{key}", what) for key, what in _HOST),
+    *((f"server_environment.{key}", f"{what} of the server") for key, what in _HOST),
     ("environment.python", "Python"),
     ("environment.build.build_flags", "build flags"),
     ("environment.build.compiler", "compiler"),
@@ -61,6 +77,7 @@ class Comparison:
 
     changes: list[Change]
     differences: list[str]
+    missing: list[str]  #: levels that one side alone has
     failed: bool
 
 
@@ -73,81 +90,156 @@ def percent(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 10:
         raise ValueError(f"{text!r} is not a share such as 5% or 0.05")
+    if value >= 1 and not number.endswith("%"):
+        raise ValueError(
+            f"{text!r} is not a share such as 5% or 0.05: it would mean {value * 100:g}%, write "
+            f"that or {number}%"
+        )
     return value
 
 
 def load(path: Path) -> dict[str, Any]:
     """A result file. InputError when it is none, or of a run that was cut short."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", path=str(path)) from None
     except ValueError as error:
         raise InputError(f"is no JSON: {error}", path=str(path)) from None
-    if isinstance(content, dict) and {"machine_info", "benchmarks"} <= set(content):
-        return _from_pytest_benchmark(content, path)
+    except RecursionError:
+        raise InputError("is no result: nested too deeply", path=str(path)) from None
+    try:
+        if isinstance(content, dict) and {"machine_info", "benchmarks"} <= set(content):
+            content = _from_pytest_benchmark(content)
+        else:
+            _check_kind(content)
+        _check_levels(content["levels"])
+    except _Wrong as error:
+        raise InputError(str(error), path=str(path)) from None
+    result: dict[str, Any] = content
+    return result
+
+
+class _Wrong(Exception):
+    """What is wrong with a file."""
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"it holds {text}")
+
+
+def _check_kind(content: Any) -> None:
     if not isinstance(content, dict) or content.get("tool") != "rdmaorder pingpong":
-        raise InputError("is no result of rdmaorder pingpong --json", path=str(path))
-    if not content.get("complete"):
-        raise InputError(
-            f"is of a run that was cut short ({content.get('ending')}): measure again",
-            path=str(path),
+        raise _Wrong("is no result of rdmaorder pingpong --json")
+    if content.get("format") != FORMAT:
+        raise _Wrong(
+            f"has format {content.get('format')!r}, this version reads {FORMAT}: measure again"
         )
-    return content
+    if content.get("complete") is not True:
+        raise _Wrong(f"is of a run that was cut short ({content.get('ending')}): measure again")
+    for name in ("plan", "environment", "levels"):
+        if not isinstance(content.get(name), dict):
+            raise _Wrong(f"is damaged: {name} is no object")
 
 
-def _from_pytest_benchmark(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _check_levels(levels: dict[str, Any]) -> None:
+    """Whatever is compared is a time; anything else could pass for one that did not get worse."""
+    for name, level in levels.items():
+        runs = level.get("runs") if isinstance(level, dict) else None
+        if not isinstance(runs, list):
+            raise _Wrong(f"is damaged: level {name} has no list of runs")
+        for number, run in enumerate(runs):
+            where = f"is damaged: level {name}, run {number + 1}"
+            if not isinstance(run, dict) or not isinstance(run.get("kept"), bool):
+                raise _Wrong(f"{where} does not say whether it counts")
+            if not isinstance(run.get("rtt_ns"), dict):
+                raise _Wrong(f"{where} has no round trips")
+            floors = {key: run[key] for key in _FLOORS if key in run}
+            if len(floors) == 1:
+                raise _Wrong(f"{where} has {next(iter(floors))} alone")
+            times = {key: run["rtt_ns"][key] for key, _ in _QS if key in run["rtt_ns"]}
+            for key, value in (floors | times if run["kept"] else {}).items():
+                if not _is_time(value):
+                    raise _Wrong(f"{where}: {key} is no time: {value!r:.40}")
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and _NS_MIN <= value <= _NS_MAX
+
+
+def _from_pytest_benchmark(content: dict[str, Any]) -> dict[str, Any]:
     """The same shape: a benchmark a level, its rounds in ten runs, one after the other."""
     import numpy as np
 
     levels: dict[str, Any] = {}
-    for each in content["benchmarks"]:
-        rounds = each["stats"].get("data")
+    for each in _list(content["benchmarks"]):
+        name, rounds = _at(each, "name"), _list(_at(each, "stats.data"))
+        calls = _at(each, "extra_info.calls")
+        calls = 1 if calls is None else calls
+        if not isinstance(name, str):
+            raise _Wrong("is damaged: a benchmark has no name")
         if not rounds:
-            raise InputError(
-                "has no single rounds: run pytest with --benchmark-save-data", path=str(path)
-            )
-        calls = each.get("extra_info", {}).get("calls", 1)
-        ns = np.asarray(rounds) * 1e9 / calls
-        levels[each["name"].removeprefix("test_")] = {
+            raise _Wrong("has no single rounds: run pytest with --benchmark-save-data")
+        if not all(_is_number(value) for value in [calls, *rounds]):
+            raise _Wrong(f"is damaged: rounds or calls of {name} are no numbers above 0")
+        ns = np.asarray(rounds, np.float64) * 1e9 / calls
+        levels[name.removeprefix("test_")] = {
             "runs": [
                 {"kept": True, "rtt_ns": {name: float(np.quantile(part, q)) for name, q in _QS}}
                 for part in np.array_split(ns, min(_PYTEST_RUNS, len(ns)))
             ]
         }
     machine = content["machine_info"]
-    cpu = machine.get("cpu") or {}
     return {
         "levels": levels,
         "plan": {"transport": "pytest-benchmark"},
         "environment": {
-            "cpu": cpu.get("brand_raw") if isinstance(cpu, dict) else str(cpu),
-            "kernel": machine.get("release"),
-            "python": machine.get("python_version"),
+            "cpu": _at(machine, "cpu.brand_raw") or str(_at(machine, "cpu")),
+            "kernel": _at(machine, "release"),
+            "python": _at(machine, "python_version"),
         },
     }
 
 
-def _at(content: dict[str, Any], path: str) -> Any:
-    value: Any = content
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= _NS_MAX
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _at(content: Any, path: str) -> Any:
+    value = content
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
+def _governors(content: dict[str, Any], host: str) -> str:
+    return ", ".join(str(_at(each, "governor")) for each in _list(_at(content, f"{host}.pinned")))
+
+
 def unlike(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two measurements that should not."""
-    found = [
-        f"{what}: {_at(before, path)} and {_at(after, path)}"
-        for path, what in _SAME
-        if _at(before, path) != _at(after, path)
-    ]
-    if before.get("placement") != after.get("placement"):
-        found.append(
-            f"placement of the two processors: {before.get('placement')} and "
-            f"{after.get('placement')}"
+    pairs = [(what, _at(before, path), _at(after, path)) for path, what in _SAME]
+    pairs += [
+        (what, _governors(before, host), _governors(after, host))
+        for host, what in (
+            ("environment", "governors of the processors"),
+            ("server_environment", "governor of the server's processor"),
         )
-    return found
+    ]
+    what = "placement of the two processors"
+    pairs.append((what, before.get("placement"), after.get("placement")))
+    return [f"{what}: {a} and {b}" for what, a, b in pairs if a != b]
+
+
+def one_sided(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Levels that nothing can be said of: they were measured on one side alone."""
+    a, b = before["levels"], after["levels"]
+    found = [f"level {name}: before alone" for name in a if name not in b]
+    return found + [f"level {name}: after alone" for name in b if name not in a]
 
 
 def _values(level: dict[str, Any], quantile: str, *, to_floor: bool) -> list[float]:
@@ -157,13 +249,13 @@ def _values(level: dict[str, Any], quantile: str, *, to_floor: bool) -> list[flo
             continue
         value = run["rtt_ns"][quantile]
         if to_floor:
-            value /= run["floor_before_ns"] + run["floor_after_ns"]
+            value /= sum(run[name] for name in _FLOORS)
         values.append(value)
     return values
 
 
 def _has_floor(level: dict[str, Any]) -> bool:
-    return all("floor_before_ns" in run for run in level["runs"] if run["kept"])
+    return all(_FLOORS[0] in run for run in level["runs"] if run["kept"])
 
 
 def compare(
@@ -197,7 +289,7 @@ def compare(
                 )
             changes.append(_change(name, quantile, to_floor, a, b, fail_above))
     failed = any(each.verdict == "SLOWER" for each in changes)
-    return Comparison(changes, unlike(before, after), failed)
+    return Comparison(changes, unlike(before, after), one_sided(before, after), failed)
 
 
 def _change(

@@ -131,6 +131,7 @@ def to_json(measurement: Measurement) -> dict[str, Any]:
             "loop": "paced" if plan.paced else "closed",
             "rate_per_s": plan.rate,
             "replay": plan.replay,
+            "speed": plan.speed,
             "iterations": plan.iterations,
             "duration_s": plan.duration_s,
             "warm_up": plan.warm_up,

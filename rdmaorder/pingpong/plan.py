@@ -54,6 +54,7 @@ class Plan:
     repeats: int = 5
     rate: float | None = None
     replay: str | None = None
+    speed: float | None = None
     due_ns: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
     client_cpu: int
     server_cpu: int

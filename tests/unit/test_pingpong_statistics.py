@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rdmaorder.errors import ConfigError, InputError
-from rdmaorder.pingpong import compare as comparing
+from rdmaorder.errors import ConfigError
 from rdmaorder.pingpong.external import (
     parse_fi_pingpong,
     parse_hdr_percentiles,
@@ -275,22 +272,6 @@ Execute again? (y/n): Unavailable image on correlationId=2 sessionId=-883199837
     assert parse_hdr_percentiles(text) == expected
 
 
-def test_files_of_pytest_benchmark_are_compared_the_same_way(tmp_path: Path) -> None:
-    files = []
-    for factor in (1.0, 1.5):
-        path = tmp_path / f"{factor}.json"
-        rounds = [factor * 1e-6 * (1 + n % 7 / 100) for n in range(100)]
-        benchmark = {"name": "test_call", "stats": {"data": rounds}, "extra_info": {"calls": 10}}
-        machine = {"release": "6.1", "python_version": "3.11", "cpu": {"brand_raw": "X"}}
-        path.write_text(json.dumps({"machine_info": machine, "benchmarks": [benchmark]}))
-        files.append(comparing.load(path))
-    assert comparing.unlike(*files) == []
-    result = comparing.compare(*files, fail_above=0.1)
-    assert result.failed
-    assert result.changes[0].level == "call"
-    assert result.changes[0].before == pytest.approx(103, abs=1)
-
-
 HOST = {
     "pinned": [
         {"cpu": 2, "core": "1", "socket": "0", "numa_node": 0, "governor": "powersave",
@@ -323,70 +304,3 @@ def test_a_host_made_for_measuring_has_no_warnings() -> None:
         "steal_since_boot": 0.0,
     }
     assert hazards(host, transport="shm") == []
-
-
-def result(p50: list[float], *, kernel: str = "6.1", complete: bool = True) -> dict[str, Any]:
-    """A result file of one level with these medians over a floor of 100 ns one way."""
-    runs = [
-        {"kept": True, "rtt_ns": {"p50": each, "p99": each * 2}, "floor_before_ns": 100.0}
-        | {"floor_after_ns": 100.0}
-        for each in p50
-    ]
-    return {
-        "tool": "rdmaorder pingpong",
-        "complete": complete,
-        "ending": "done",
-        "placement": "near",
-        "plan": {"transport": "shm", "size": 64, "loop": "closed"},
-        "environment": {"kernel": kernel},
-        "levels": {"session": {"runs": runs}},
-    }
-
-
-OLD = [200.0, 202, 198, 201, 199]
-
-
-def test_a_comparison_fails_only_when_the_whole_interval_is_beyond_the_limit() -> None:
-    slower = comparing.compare(result(OLD), result([x * 1.3 for x in OLD]), fail_above=0.05)
-    assert slower.failed and {each.verdict for each in slower.changes} == {"SLOWER"}
-    noisy = comparing.compare(result(OLD), result([200.0, 300, 190, 205, 198]), fail_above=0.05)
-    assert not noisy.failed
-    faster = comparing.compare(result(OLD), result([x * 0.8 for x in OLD]), fail_above=0.05)
-    assert not faster.failed and faster.changes[0].verdict == "faster"
-
-
-def test_a_comparison_needs_repeated_runs() -> None:
-    with pytest.raises(InputError, match="--repeats"):
-        comparing.compare(result(OLD[:2]), result(OLD), fail_above=None)
-
-
-def test_unlike_environments_are_named() -> None:
-    assert comparing.unlike(result(OLD), result(OLD, kernel="6.2")) == ["kernel: 6.1 and 6.2"]
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("{", "is no JSON"),
-        ("{}", "is no result"),
-        (json.dumps(result(OLD, complete=False)), "cut short"),
-    ],
-)
-def test_a_file_that_is_no_whole_result_is_refused(
-    tmp_path: Path, content: str, complaint: str
-) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(content)
-    with pytest.raises(InputError, match=complaint):
-        comparing.load(path)
-
-
-@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.1", 0.1), (" 7.5% ", 0.075)])
-def test_a_share_may_be_written_in_percent(text: str, share: float) -> None:
-    assert comparing.percent(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize("text", ["", "x%", "-1%", "nan"])
-def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a share"):
-        comparing.percent(text)
