@@ -308,7 +308,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     client, server = choose_cpus(args.cpu, args.server_cpu)
     due = None
     if args.rate is not None:
-        count = args.iters if args.duration is None else max(2, int(args.rate * args.duration))
+        count = args.iters if args.duration is None else max(2, args.rate * args.duration)
         due = due_times(args.rate, count, clock["order_cost_ns"])
     elif args.replay is not None:
         due = _replay_times(args)
@@ -336,18 +336,14 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 def _replay_times(args: argparse.Namespace) -> Any:
     """When the file's messages came, from the first, bursts and pauses as they were."""
-    import numpy as np
-
-    from rdmaorder.errors import ConfigError, InputError
+    from rdmaorder.errors import InputError
     from rdmaorder.flow.formats import read_flow
+    from rdmaorder.pingpong.plan import due_times_like
 
-    if not args.speed > 0:
-        raise ConfigError(f"--speed {args.speed:g}: give a number above 0")
     flow = read_flow(args.replay)
     if len(flow) < 2:
         raise InputError("has fewer than two client messages", path=str(args.replay))
-    times = np.sort(flow.t_ns)[: args.iters]
-    return ((times - times[0]) / args.speed).astype(np.uint64)
+    return due_times_like(flow.t_ns, args.iters, args.speed)
 
 
 def _check(args: argparse.Namespace) -> None:

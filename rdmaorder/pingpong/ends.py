@@ -284,7 +284,7 @@ def run_session(
 ) -> Facts:
     """One run over a session, from C++ or from Python. ``schedule``: warm-up, ns, due times."""
     if python:
-        return run_python(session, samples, *schedule, stamps_written)
+        return run_python(session, samples, *schedule, ANSWER_TIMEOUT_NS, stamps_written)
     return _core.pingpong_session(session, samples, *schedule, ANSWER_TIMEOUT_NS, stamps_written)
 
 

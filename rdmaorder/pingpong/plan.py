@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,22 @@ __all__ = [
     "check_cpu",
     "choose_cpus",
     "due_times",
+    "due_times_like",
     "handler_of",
     "is_size",
     "most_rate",
 ]
+
+DueTimes = npt.NDArray[np.uint64]
 
 #: From the bare transport up; each has everything the one before it has.
 LEVELS = ("raw", "session", "gateway", "python", "python-handler")
 #: Room for samples of a run that is limited by time: 200 MB.
 MOST_SAMPLES = 5_000_000
 _SIZE_MAX = 4096
+_MOST_WORST = 1000
+#: A schedule that takes longer is a mistake, and would not fit the clock at some point.
+_LONGEST_S = 24 * 3600
 #: References take as many round trips a run as the levels, but no more than this, for some wait in
 #: the kernel each time; and so many where the levels are limited by time.
 _MOST_REFERENCE, _USUAL_REFERENCE = 100_000, 20_000
@@ -55,7 +62,7 @@ class Plan:
     rate: float | None = None
     replay: str | None = None
     speed: float | None = None
-    due_ns: npt.NDArray[np.uint64] | None = field(default=None, repr=False)
+    due_ns: DueTimes | None = field(default=None, repr=False)
     client_cpu: int
     server_cpu: int
     journal: str | None = None
@@ -77,6 +84,8 @@ class Plan:
         ):
             if value < low:
                 raise ConfigError(f"{name} {value}: give {low} or more")
+        if not 0 <= self.worst <= _MOST_WORST:
+            raise ConfigError(f"--worst {self.worst}: give 0 to {_MOST_WORST}")
         if self.iterations > MOST_SAMPLES:
             raise ConfigError(
                 f"--iters {self.iterations}: every order is kept; give at most {MOST_SAMPLES} a "
@@ -145,7 +154,7 @@ def most_rate(order_cost_ns: float) -> float:
     return 1e9 / (2 * order_cost_ns)
 
 
-def due_times(rate: float, count: int, order_cost_ns: float) -> npt.NDArray[np.uint64]:
+def due_times(rate: float, count: float, order_cost_ns: float) -> DueTimes:
     """When each of ``count`` orders is due at ``rate`` a second, in ns from the start."""
     highest = most_rate(order_cost_ns)
     if not 0 < rate <= highest:
@@ -156,7 +165,36 @@ def due_times(rate: float, count: int, order_cost_ns: float) -> npt.NDArray[np.u
             f"{1e9 / rate:.3g} ns, while reading the clock around it takes {order_cost_ns:.3g} ns; "
             f"{highest:.3g} a second is the most"
         )
-    return (np.arange(count, dtype=np.float64) * (1e9 / rate)).astype(np.uint64)
+    if count > MOST_SAMPLES:
+        raise ConfigError(
+            f"--rate {rate:g}: {count:.0f} orders a run are too many, for every order is kept; "
+            f"give at most {MOST_SAMPLES} a run, and more --repeats"
+        )
+    return schedule(np.arange(int(count), dtype=np.float64) / rate, f"--rate {rate:g}")
+
+
+def due_times_like(t_ns: npt.NDArray[Any], count: int, speed: float) -> DueTimes:
+    """When each of ``count`` orders is due that follow each other as those of a recording did."""
+    if not 0 < speed < float("inf"):
+        raise ConfigError(f"--speed {speed:g}: give a number above 0")
+    times = np.sort(t_ns)[: max(2, count)]
+    due_ns = schedule((times - times[0]).astype(np.float64) / 1e9 / speed, f"--speed {speed:g}")
+    if not due_ns[-1]:
+        raise ConfigError(
+            f"--speed {speed:g}: all {len(due_ns)} messages would be due at once, which is no "
+            "pace; replay a longer part (-n) or more slowly"
+        )
+    return due_ns
+
+
+def schedule(due_s: npt.NDArray[np.float64], what: str) -> DueTimes:
+    """In ns. Raises ConfigError where it takes too long; ``what`` gave it."""
+    if len(due_s) and not due_s[-1] <= _LONGEST_S:
+        raise ConfigError(
+            f"{what}: the last of {len(due_s)} orders would be due after {due_s[-1] / 3600:.3g} "
+            f"hours; {_LONGEST_S // 3600} are the most: give fewer orders (-n) or a faster pace"
+        )
+    return np.rint(due_s * 1e9).astype(np.uint64)
 
 
 def _ranges(cpus: list[int]) -> str:

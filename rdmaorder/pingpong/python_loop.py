@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["python_stamp_ns", "run_python"]
 
 _POLLS_PER_CHECK = 1 << 16
+_CHECK_NS = 1_000_000
 #: Orders that take longer have the kernel's counts looked at.
 _UNUSUAL_NS = 20_000
 _PRICE, _QUANTITY = 187_250_000_000, 100
@@ -95,6 +96,7 @@ def run_python(
     warm_up: int,
     duration_ns: int,
     due_ns: Any,
+    answer_timeout_ns: int,
     stamps_written: bool = False,
 ) -> dict[str, Any]:
     """As the native loops do it; stamps are ``_core.ticks()``, kept outside what they enclose."""
@@ -102,12 +104,13 @@ def run_python(
     facts |= {"ending": "done", "cause": ""}
     if stamps_written:
         session = _Stamping(session, samples, warm_up if due_ns is None else 0)  # type: ignore[assignment]
+    peer = _Peer(session, answer_timeout_ns, facts)
     with _Collections() as collections:
         try:
             if due_ns is None:
-                _closed(session, samples, warm_up, duration_ns, facts)
+                _closed(session, samples, warm_up, duration_ns, peer, facts)
             else:
-                _open(session, samples, duration_ns, due_ns, facts)
+                _open(session, samples, duration_ns, due_ns, peer, facts)
         except KeyboardInterrupt:
             facts["ending"] = "interrupted"
         except RdmaOrderError as error:
@@ -116,16 +119,35 @@ def run_python(
     return facts
 
 
-def _lost(session: Session) -> bool:
-    return session.status()["state"] in ("dead", "closed")
+class _Peer:
+    """The other side, as long as it is worth waiting for."""
 
+    def __init__(self, session: Session, answer_timeout_ns: int, facts: dict[str, Any]) -> None:
+        self._status, self._facts = session.status, facts
+        self._timeout_ns = answer_timeout_ns
+        self._rate = _core.pingpong_clock()["ticks_per_ns"]
 
-def _give_up(session: Session, facts: dict[str, Any]) -> None:
-    facts |= {"ending": "peer lost", "cause": session.status()["cause"]}
+    def is_lost(self, waiting_since: int | None) -> bool:
+        """Notes why. ``waiting_since``: in ticks, None where no answer is due."""
+        status = self._status()
+        waited = 0 if waiting_since is None else _core.ticks() - waiting_since
+        if status["state"] in ("dead", "closed"):
+            cause = str(status["cause"])
+        elif waited > self._timeout_ns * self._rate:
+            cause = f"no answer within {self._timeout_ns // 1_000_000} ms"
+        else:
+            return False
+        self._facts |= {"ending": "peer lost", "cause": cause}
+        return True
 
 
 def _closed(
-    session: Session, samples: Words, warm_up: int, duration_ns: int, facts: dict[str, Any]
+    session: Session,
+    samples: Words,
+    warm_up: int,
+    duration_ns: int,
+    peer: _Peer,
+    facts: dict[str, Any],
 ) -> None:
     ticks, new_order, poll = _core.ticks, session.new_order, session.poll
     rate = _core.pingpong_clock()["ticks_per_ns"]
@@ -144,9 +166,8 @@ def _closed(
         reports = poll()
         while not len(reports):
             polls += 1
-            if not polls & (_POLLS_PER_CHECK - 1) and _lost(session):
-                _count(facts, index, 1)
-                _give_up(session, facts)
+            if not polls & (_POLLS_PER_CHECK - 1) and peer.is_lost(before):
+                facts["sent"] = max(0, index + 1)
                 return
             reports = poll()
         after = ticks()
@@ -168,59 +189,87 @@ def _closed(
             return
 
 
-def _count(facts: dict[str, Any], index: int, unanswered: int) -> None:
-    if index >= 0:
-        facts["sent"] = index + unanswered
+class _Answers:
+    """Of a paced run."""
+
+    def __init__(self, first: int, samples: Words, peer: _Peer, facts: dict[str, Any]) -> None:
+        self._first, self._samples = first, samples
+        self._peer, self._facts = peer, facts
+        self._between_checks = int(_CHECK_NS * _core.pingpong_clock()["ticks_per_ns"])
+        self._heard = 0  #: when the last one came
+        self.looks = 0  #: that found nothing
+        self.check = 0  #: when the peer is to be asked for
+
+    def is_lost(self, now: int) -> bool:
+        """Whether the peer has to be given up."""
+        self.check = now + self._between_checks
+        oldest = self._facts["answered"]  # they come in order
+        if oldest == self._facts["sent"]:
+            return self._peer.is_lost(None)
+        return self._peer.is_lost(max(self._heard, int(self._samples[oldest, 1])))
+
+    def take(self, reports: Any, now: int) -> None:
+        """``now``: when they were here."""
+        samples, facts = self._samples, self._facts
+        self._heard = now
+        for report in reports:
+            index = int(report["order_sequence"]) - self._first
+            if not 0 <= index < facts["sent"] or samples[index, 2]:
+                facts["strays"] += 1
+                continue
+            samples[index, 2] = now
+            samples[index, 4] = self.looks - int(samples[index, 4])
+            facts["answered"] += 1
+            order_id = self._first + index
+            if report["cl_ord_id"] != order_id or report["price"] != _price(order_id):
+                facts["bad_payloads"] += 1
+
+
+def _price(order_id: int) -> int:
+    return _PRICE + (order_id & 0xFFFF) * 10_000_000
 
 
 def _open(
-    session: Session, samples: Words, duration_ns: int, due_ns: Any, facts: dict[str, Any]
+    session: Session,
+    samples: Words,
+    duration_ns: int,
+    due_ns: Any,
+    peer: _Peer,
+    facts: dict[str, Any],
 ) -> None:
     ticks, poll = _core.ticks, session.poll
     rate = _core.pingpong_clock()["ticks_per_ns"]
     first = session.next_sequence
+    answers = _Answers(first, samples, peer, facts)
     start = ticks() + int(200_000 * rate)
     due = (start + (due_ns.astype(np.float64) * rate).astype(np.uint64)).tolist()
     end = start + int(duration_ns * rate) if duration_ns else 1 << 63
     count = min(len(samples), len(due))
-    waits = 0
     for index in range(count):
         when = due[index]
         if when >= end:
             break
-        while ticks() < when:
+        while (now := ticks()) < when:
             reports = poll()
             if len(reports):
-                _take(reports, ticks(), first, samples, facts)
+                answers.take(reports, ticks())
+                continue
+            answers.looks += 1
+            if now > answers.check and answers.is_lost(now):
+                return
         samples[index, 0] = when
+        samples[index, 4] = answers.looks
         samples[index, 1] = ticks()
-        session.new_order(
-            first + index, 7, 1, _PRICE + ((first + index) & 0xFFFF) * 10_000_000, _QUANTITY, 0
-        )
+        session.new_order(first + index, 7, 1, _price(first + index), _QUANTITY, 0)
         facts["sent"] = index + 1
         reports = poll()
         if len(reports):
-            _take(reports, ticks(), first, samples, facts)
+            answers.take(reports, ticks())
     while facts["answered"] < facts["sent"]:
-        reports = poll()
+        now, reports = ticks(), poll()
         if len(reports):
-            _take(reports, ticks(), first, samples, facts)
-            waits = 0
+            answers.take(reports, ticks())
             continue
-        waits += 1
-        if not waits & (_POLLS_PER_CHECK - 1) and _lost(session):
-            _give_up(session, facts)
+        answers.looks += 1
+        if now > answers.check and answers.is_lost(now):
             return
-
-
-def _take(reports: Any, now: int, first: int, samples: Words, facts: dict[str, Any]) -> None:
-    for report in reports:
-        index = int(report["order_sequence"]) - first
-        if not 0 <= index < facts["sent"] or samples[index, 2]:
-            facts["strays"] += 1
-            continue
-        samples[index, 2] = now
-        facts["answered"] += 1
-        price = _PRICE + ((first + index) & 0xFFFF) * 10_000_000
-        if report["cl_ord_id"] != first + index or report["price"] != price:
-            facts["bad_payloads"] += 1

@@ -17,27 +17,36 @@ _GAP_PART = 0.5
 _ANOMALY = ("index", "voluntary", "involuntary", "minor_faults", "major_faults", "migrated")
 
 
+class _Usual:
+    """What is usual in a run, looked up once for all its orders."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.rtt_ns, self.times_s, self.answered = run.rtt_ns(), run.times_s(), run.answered
+        self.usual_ns = float(np.median(self.rtt_ns)) if run.count else 0.0
+        self.polls = float(np.median(run.samples[self.answered, 4])) if run.count else 0.0
+
+
 def worst_orders(runs: Sequence[Run], count: int) -> list[dict[str, Any]]:
     """The ``count`` slowest of all ``runs``, the slowest first."""
-    found: list[tuple[float, Run, int]] = []
-    for run in runs:
-        rtt = run.rtt_ns()
+    found: list[tuple[float, _Usual, int]] = []
+    for usual in map(_Usual, runs):
+        rtt = usual.rtt_ns
         for place in np.argsort(rtt)[::-1][:count]:
-            found.append((float(rtt[place]), run, int(place)))
+            found.append((float(rtt[place]), usual, int(place)))
     found.sort(key=lambda each: -each[0])
-    return [_whole(run, place, rtt_ns) for rtt_ns, run, place in found[:count]]
+    return [_whole(usual, place, rtt_ns) for rtt_ns, usual, place in found[:count]]
 
 
-def _whole(run: Run, place: int, rtt_ns: float) -> dict[str, Any]:
-    index = int(run.answered[place])
+def _whole(usual: _Usual, place: int, rtt_ns: float) -> dict[str, Any]:
+    run, index = usual.run, int(usual.answered[place])
     row = run.samples[index]
-    usual = float(np.median(run.rtt_ns()))
     result: dict[str, Any] = {
         "repeat": run.repeat,
         "index": index,
-        "at_s": round(float(run.times_s()[place]), 6),
+        "at_s": round(float(usual.times_s[place]), 6),
         "rtt_ns": round(rtt_ns, 1),
-        "usual_ns": round(usual, 1),
+        "usual_ns": round(usual.usual_ns, 1),
         "late_ns": round((int(row[1]) - int(row[0])) / run.ticks_per_ns, 1),
         "longest_gap_ns": round(int(row[3]) / run.ticks_per_ns, 1),
         "polls": int(row[4]),
@@ -48,7 +57,7 @@ def _whole(run: Run, place: int, rtt_ns: float) -> dict[str, Any]:
     stages = stages_of(run, index)
     if stages is not None:
         result["stages_ns"] = stages
-    result["causes"] = _causes(run, row, result, anomaly)
+    result["causes"] = _causes(usual, row, result, anomaly)
     return result
 
 
@@ -62,9 +71,11 @@ def _anomaly(run: Run, index: int) -> dict[str, int] | None:
     return {name: int(value) for name, value in zip(_ANOMALY, rows[hit[0]], strict=True) if value}
 
 
-def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] | None) -> list[str]:
+def _causes(
+    usual: _Usual, row: Any, facts: dict[str, Any], anomaly: dict[str, int] | None
+) -> list[str]:
     """Likeliest first; never empty."""
-    causes = []
+    run, causes = usual.run, []
     kernel = anomaly or {}
     if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.collections):
         causes.append("garbage collection in this process")
@@ -86,11 +97,9 @@ def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] |
     if facts["late_ns"] > _GAP_PART * facts["rtt_ns"]:
         causes.append("it waited behind earlier orders: sent late")
     excess = facts["rtt_ns"] - facts["usual_ns"]
-    per_poll = facts["usual_ns"] / max(1.0, _usual_polls(run))
-    looked_ns = facts["polls"] * per_poll
-    if not causes and facts["longest_gap_ns"] > _GAP_PART * excess:
+    if not causes and 0 < _GAP_PART * excess < facts["longest_gap_ns"]:
         causes.append("the sender did not look for a while: interrupt or hypervisor (poll gap)")
-    if not causes and looked_ns < _GAP_PART * facts["rtt_ns"]:
+    if not causes and facts["polls"] * usual.usual_ns < _GAP_PART * facts["rtt_ns"] * usual.polls:
         causes.append("the sender looked seldom meanwhile: interrupt or hypervisor (poll gap)")
     if run.facts.get("retransmissions"):
         causes.append(f"the link sent again meanwhile ({run.facts['retransmissions']} in this run)")
@@ -100,7 +109,3 @@ def _causes(run: Run, row: Any, facts: dict[str, Any], anomaly: dict[str, int] |
         return [*causes, f"most of it ({stages[slowest] / 1e3:.1f} µs) until: {slowest}"]
     other = "the answer came late though the sender kept looking: the other side or the way"
     return causes or [other]
-
-
-def _usual_polls(run: Run) -> float:
-    return float(np.median(run.samples[run.answered, 4])) if run.count else 1.0

@@ -152,6 +152,26 @@ def test_an_order_behind_a_stall_is_said_to_have_waited() -> None:
     assert "waited behind earlier orders" in worst_orders([run], 1)[0]["causes"][0]
 
 
+@pytest.mark.parametrize(
+    ("usual", "then", "gap_ns", "cause"),
+    [
+        (10, 10, 0, "looked seldom"),
+        (10, 900, 0, "kept looking: the other side"),
+        (10, 900, 8000, "did not look for a while"),
+        (0, 0, 0, "kept looking: the other side"),  # nothing was counted
+    ],
+)
+def test_the_sender_is_blamed_by_what_its_looks_tell(
+    usual: int, then: int, gap_ns: int, cause: str
+) -> None:
+    run = run_of([100] * 50 + [9000] + [100] * 50)
+    run.samples[:, 4] = usual
+    run.samples[50, 3:5] = gap_ns, then
+    worst = worst_orders([run], 2)
+    assert cause in worst[0]["causes"][0]
+    assert "did not look" not in worst[1]["causes"][0]  # it took no longer than usual
+
+
 def test_an_order_during_garbage_collection_says_so() -> None:
     run = run_of([100, 5000, 100])
     run.collections = [(1_001_500, 1_002_000)]

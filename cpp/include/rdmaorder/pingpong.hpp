@@ -26,10 +26,9 @@ namespace rdmaorder::pingpong {
 //    0  8  intended   when it was due: the schedule's time, in a closed loop the send itself
 //    8  8  sent       before the call that sent it
 //   16  8  received   after the answer was here and copied; 0: never answered
-//   24  8  gap        longest time between two looks at the clock while waiting, once waiting took
-//                     kPollsBeforeStamps looks; 0 for answers that came sooner
-//   32  8  polls      looks for an answer from this order's send (closed loop), or since the last
-//                     answer (paced)
+//   24  8  gap        longest time between two looks while waiting: in a closed loop once waiting
+//                     took kPollsBeforeStamps looks, 0 for answers that came sooner
+//   32  8  polls      looks that found no answer, from this order's send
 //   40  8  written    the send call returned; 0 unless the plan asks
 struct Sample {
   std::uint64_t intended_ticks = 0;
@@ -91,9 +90,9 @@ struct ClockFacts {
 };
 ClockFacts measure_clock();
 
-/// SIGINT or SIGTERM during the lifetime of this object ends a running loop soon after with
-/// kInterrupted (and nothing else happens); afterwards the handlers of before are back. One at a
-/// time in a process.
+/// SIGINT, SIGTERM or SIGHUP (but not under nohup) during the lifetime of this object ends a
+/// running loop soon after with kInterrupted (and nothing else happens); afterwards the handlers of
+/// before are back. One at a time in a process.
 class InterruptGuard {
  public:
   InterruptGuard();

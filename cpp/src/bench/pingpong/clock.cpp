@@ -1,6 +1,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 
 #include "bench/pingpong/stamp.hpp"
@@ -11,13 +12,14 @@ namespace {
 
 volatile std::sig_atomic_t interrupt_seen = 0;
 
+constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP};
+
 void on_signal(int /*number*/) { interrupt_seen = 1; }
 
 }  // namespace
 
 struct InterruptGuard::Saved {
-  struct sigaction interrupt{};
-  struct sigaction terminate{};
+  std::array<struct sigaction, kSignals.size()> actions{};
 };
 
 InterruptGuard::InterruptGuard() : saved_(std::make_unique<Saved>()) {
@@ -25,13 +27,18 @@ InterruptGuard::InterruptGuard() : saved_(std::make_unique<Saved>()) {
   struct sigaction action{};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &saved_->interrupt);
-  sigaction(SIGTERM, &action, &saved_->terminate);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) {
+    struct sigaction& before = saved_->actions[i];
+    sigaction(kSignals[i], nullptr, &before);
+    const bool nohup = kSignals[i] == SIGHUP && before.sa_handler == SIG_IGN;
+    if (!nohup) sigaction(kSignals[i], &action, nullptr);
+  }
 }
 
 InterruptGuard::~InterruptGuard() {
-  sigaction(SIGINT, &saved_->interrupt, nullptr);
-  sigaction(SIGTERM, &saved_->terminate, nullptr);
+  for (std::size_t i = 0; i < kSignals.size(); ++i) {
+    sigaction(kSignals[i], &saved_->actions[i], nullptr);
+  }
 }
 
 bool InterruptGuard::interrupted() noexcept { return interrupt_seen != 0; }

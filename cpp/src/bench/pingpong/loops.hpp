@@ -204,6 +204,15 @@ class Loop {
     }
   }
 
+  /// A look of a paced run: the longest time without one.
+  RDMAORDER_ALWAYS_INLINE void note_look(std::uint64_t now) noexcept {
+    if (now - look_ticks_ > gap_ticks_) {
+      gap_ticks_ = now - look_ticks_;
+      gap_end_ticks_ = now;
+    }
+    look_ticks_ = now;
+  }
+
   /// Takes every answer that is here. Payloads of the warm-up, if any, precede the samples.
   void take_answers() noexcept {
     const std::uint32_t found = end_.poll([&](std::uint64_t answered) {
@@ -213,63 +222,84 @@ class Loop {
         return;
       }
       Sample& sample = plan_.samples[answered];
-      sample.received_ticks = now;
-      sample.gap_ticks = wait_.gap_ticks();
-      sample.poll_count = wait_.polls();
+      sample.received_ticks = heard_ticks_ = now;
+      note_look(now);
+      if (gap_end_ticks_ <= sample.sent_ticks) gap_ticks_ = 0;  // before its time, and all later's
+      sample.gap_ticks = gap_ticks_;
+      sample.poll_count = look_count_ - sample.poll_count;
       ++outcome_.answered_count;
       log_.check(answered, now - sample.intended_ticks);
     });
-    if (found != 0) wait_.reset();
+    if (found == 0) ++look_count_;
+  }
+
+  /// While a paced run waits. False: the run is over. A flag is read every time, the peer is asked
+  /// for once a millisecond.
+  bool go_on(std::uint64_t now, bool answer_due) noexcept {
+    if (RDMAORDER_UNLIKELY(InterruptGuard::interrupted())) return end_with(Ending::kInterrupted);
+    if (RDMAORDER_LIKELY(now < check_ticks_)) return true;
+    const TickRate& rate = TickRate::get();
+    check_ticks_ = now + rate.from_ns(1'000'000);
+    // What was heard may be later than this look.
+    const bool silent = answer_due && now > heard_ticks_ + rate.from_ns(plan_.answer_timeout_ns);
+    return !silent && end_.alive() ? true : end_with(Ending::kPeerLost);
+  }
+
+  /// `now`: when it was no longer early.
+  bool wait_until(std::uint64_t due, std::uint64_t& now) noexcept {
+    for (now = ticks(); now < due; now = ticks()) {
+      note_look(now);
+      take_answers();
+      if (!go_on(now, outcome_.answered_count < outcome_.sent_count)) return false;
+    }
+    return InterruptGuard::interrupted() ? end_with(Ending::kInterrupted) : true;
+  }
+
+  bool send_paced(std::uint64_t due, std::uint64_t now) noexcept {
+    Sample& sample = plan_.samples[outcome_.sent_count];
+    note_look(now);
+    if (outcome_.answered_count == outcome_.sent_count) {
+      heard_ticks_ = now;  // until now nothing was waited for
+      gap_ticks_ = 0;
+    }
+    for (;;) {
+      sample.intended_ticks = due;
+      sample.sent_ticks = now;
+      sample.poll_count = look_count_;
+      const Status status = end_.send(outcome_.sent_count);
+      if (RDMAORDER_LIKELY(status == Status::kOk)) break;
+      if (status != Status::kFull) return end_with(Ending::kPeerLost);
+      // No room: the order stays due, and waits in every later one's time as well.
+      ++outcome_.full;
+      take_answers();
+      now = ticks();
+      note_look(now);
+      if (!go_on(now, true)) return false;
+    }
+    if (plan_.stamps_written) sample.written_ticks = ticks();
+    ++outcome_.sent_count;
+    take_answers();
+    return true;
   }
 
   void open() noexcept {
     const TickRate& rate = TickRate::get();
     log_.set_usual(0);
-    const std::uint64_t start = ticks() + rate.from_ns(50'000);
+    look_ticks_ = ticks();
+    const std::uint64_t start = look_ticks_ + rate.from_ns(50'000);
     const std::size_t count = std::min(plan_.samples.size(), plan_.due_ns.size());
     const std::uint64_t end_ticks = start + rate.from_ns(plan_.duration_ns);
     while (outcome_.sent_count < count) {
       const std::uint64_t due = start + rate.from_ns(plan_.due_ns[outcome_.sent_count]);
-      std::uint64_t now = ticks();
-      while (now < due) {
-        take_answers();
-        now = ticks();
-      }
-      if (RDMAORDER_UNLIKELY(InterruptGuard::interrupted())) {
-        ending_ = Ending::kInterrupted;
-        return;
-      }
       if (plan_.duration_ns != 0 && due >= end_ticks) break;
-      Sample& sample = plan_.samples[outcome_.sent_count];
-      sample.intended_ticks = due;
-      sample.sent_ticks = now;
-      const Status status = end_.send(outcome_.sent_count);
-      if (RDMAORDER_LIKELY(status == Status::kOk)) {
-        if (plan_.stamps_written) sample.written_ticks = ticks();
-        ++outcome_.sent_count;
-        take_answers();
-        continue;
-      }
-      if (status != Status::kFull) {
-        ending_ = Ending::kPeerLost;
-        return;
-      }
-      // No room: the order stays due, and waits in every later one's time as well.
-      ++outcome_.full;
-      take_answers();
-      if (!wait_.nothing(end_)) {
-        ending_ = wait_.ending();
-        return;
-      }
+      std::uint64_t now = 0;
+      if (!wait_until(due, now) || !send_paced(due, now)) return;
     }
-    wait_.reset();
     while (outcome_.answered_count < outcome_.sent_count) {
-      const std::uint64_t before = outcome_.answered_count;
+      const std::uint64_t now = ticks();
+      note_look(now);
       take_answers();
-      if (outcome_.answered_count == before && !wait_.nothing(end_)) {
-        ending_ = wait_.ending();
-        return;
-      }
+      if (!go_on(now, true)) return;
     }
   }
 
@@ -279,6 +309,13 @@ class Loop {
   Outcome outcome_;
   AnomalyLog log_;
   Ending ending_ = Ending::kDone;
+  // Of a paced run.
+  std::uint64_t look_count_ = 0;     ///< that found nothing
+  std::uint64_t look_ticks_ = 0;     ///< the last one
+  std::uint64_t gap_ticks_ = 0;      ///< longest time between two, of those that still matter
+  std::uint64_t gap_end_ticks_ = 0;  ///< when that was over
+  std::uint64_t heard_ticks_ = 0;    ///< last answer, or order that was the first to wait for one
+  std::uint64_t check_ticks_ = 0;    ///< when the peer is to be asked for again
 };
 
 }  // namespace rdmaorder::pingpong

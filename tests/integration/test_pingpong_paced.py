@@ -1,0 +1,139 @@
+"""Open loops of ``rdmaorder pingpong`` that have long to wait: for the next order, or for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_support import PATIENCE_S, ROOT, eventually
+from pingpong_support import COMMAND, FEW, is_running, measured, pingpong, worker_of
+
+pytestmark = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
+)
+LEVELS = ("raw", "session", "python")
+#: The second order is due long after any test has given up.
+SELDOM = ("--rate", "0.001", "-n", "10")
+
+
+@contextlib.contextmanager
+def measuring(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The tool with its worker, some time into the run."""
+    client = subprocess.Popen(
+        [*COMMAND, "--repeats", "1", "-q", "--json", str(folder / "out.json"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        worker = eventually(lambda: worker_of(client.pid), "the answering end runs")
+        time.sleep(0.3)
+        yield client, worker
+    finally:
+        client.kill()
+        client.communicate()
+
+
+def ending(client: subprocess.Popen[str], folder: Path, status: int) -> dict[str, Any]:
+    text, _ = client.communicate(timeout=PATIENCE_S)
+    assert client.returncode == status, text
+    content: dict[str, Any] = json.loads((folder / "out.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_the_next_order_ends_at_a_signal(
+    tmp_path: Path, level: str, number: signal.Signals
+) -> None:
+    with measuring(tmp_path, *SELDOM, "--level", level) as (client, _):
+        client.send_signal(number)
+        assert ending(client, tmp_path, 130)["levels"][level]["runs"][0]["answered"] == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_run_is_over_when_no_order_is_due_in_its_time(tmp_path: Path, level: str) -> None:
+    result = measured(tmp_path, "--rate", "0.001", "-D", "1", "--level", level)
+    run = result["levels"][level]["runs"][0]
+    assert (run["complete"], run["sent"], run["answered"]) == (True, 1, 1)
+
+
+@pytest.mark.parametrize("level", ["session", "python"])
+def test_a_peer_that_ends_while_nothing_is_under_way_is_noticed(tmp_path: Path, level: str) -> None:
+    with measuring(tmp_path, *SELDOM, "--level", level) as (client, worker):
+        os.kill(worker, signal.SIGKILL)
+        result = ending(client, tmp_path, 1)
+    assert result["ending"] == "peer lost" and result["cause"]
+
+
+@pytest.mark.parametrize("pace", [(), ("--rate", "1000")], ids=["closed", "paced"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_peer_that_falls_silent_is_given_up(
+    tmp_path: Path, level: str, pace: tuple[str, ...]
+) -> None:
+    with measuring(tmp_path, "-D", "60", "--level", level, *pace) as (client, worker):
+        os.kill(worker, signal.SIGSTOP)
+        result = ending(client, tmp_path, 1)
+    assert result["ending"] == "peer lost"
+    assert re.search("no answer within 2000 ms|no heartbeat from the gateway", result["cause"])
+    eventually(lambda: not is_running(worker), "the worker has ended all the same")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_order_that_waited_for_the_other_side_shows_that_the_sender_looked(
+    tmp_path: Path, level: str
+) -> None:
+    with measuring(tmp_path, "--rate", "1000", "-D", "3", "--level", level) as (client, worker):
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(worker, signal.SIGCONT)
+        result = ending(client, tmp_path, 0)
+    slowest = result["levels"][level]["worst"][0]
+    assert slowest["rtt_ns"] > 1e8
+    assert slowest["polls"] > 1000
+    assert (slowest["longest_gap_ns"] > 0) == (level != "python")  # Python has no stamp for it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--rate", "1e-300"), "hours; 24 are the most"),
+        (("--rate", "1e-300", "-D", "1"), "hours; 24 are the most"),
+        (("--rate", "5e6", "-D", "3600"), "at most 5000000 a run"),
+        (("--rate", "inf", "-D", "1"), "no clock of this host"),
+        (("--rate", "nan", "-D", "1"), "--rate nan"),
+        (("--worst", "-1"), "--worst -1: give 0 to 1000"),
+        (("--worst", "20000"), "--worst 20000: give 0 to 1000"),
+    ],
+)
+def test_what_would_not_end_is_refused(arguments: tuple[str, ...], complaint: str) -> None:
+    assert complaint in pingpong(*FEW, *arguments, status=2)
+
+
+@pytest.mark.parametrize(
+    ("times", "speed", "complaint"),
+    [
+        ((0, 10, 20), "inf", "--speed inf: give a number"),
+        ((0, 10, 20), "1e-300", "hours; 24 are the most"),
+        ((0, 10, 20), "1e9", "due at once"),
+        ((7, 7, 7), "1", "due at once"),
+    ],
+)
+def test_a_recording_without_a_pace_is_refused(
+    tmp_path: Path, times: tuple[int, ...], speed: str, complaint: str
+) -> None:
+    recording = tmp_path / "flow.csv"
+    rows = [f"{t_ns},N,{n},X,B,10.5,1\n" for n, t_ns in enumerate(times)]
+    recording.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "".join(rows))
+    text = pingpong(*FEW, "--replay", str(recording), "--speed", speed, status=2)
+    assert complaint in text
