@@ -6,14 +6,17 @@ import argparse
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import subprocess
 
+    from rich.console import Console
+
     from rdmaorder.gateway.address import Address
+    from rdmaorder.pingpong.compare import Comparison
     from rdmaorder.pingpong.measure import Measurement
     from rdmaorder.pingpong.plan import Plan
 
@@ -176,7 +179,9 @@ def _address(option: str, url: str) -> Address:
 
 def _run(args: argparse.Namespace) -> int:
     from rdmaorder.errors import ConfigError
+    from rdmaorder.pingpong.output import open_missing
 
+    open_missing()
     if args.listen is not None:
         if args.to is not None:
             raise ConfigError("--listen and --to are the two ends: give one of them")
@@ -190,21 +195,23 @@ def _run(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     """Until Ctrl-C or SIGTERM, or one client was served."""
+    from rdmaorder.pingpong.output import Output
     from rdmaorder.pingpong.plan import LEVELS, choose_cpus
     from rdmaorder.pingpong.serving import Server
 
     wanted = args.server_cpu if args.server_cpu is not None else args.cpu
     cpu = choose_cpus(None, wanted)[1]
+    output = Output()
     server = Server(
         _address("--listen", args.listen),
         cpu=cpu,
         size=args.size,
         levels=_levels(args.level, LEVELS),
         journal=args.journal,
-        say=lambda text: print(f"rdmaorder pingpong: {text}", flush=True),
+        say=lambda text: output.write(f"rdmaorder pingpong: {text}\n"),
     )
     _end_at_sigterm()
-    print(f"rdmaorder pingpong: listening on {server.url}, processor {cpu}", flush=True)
+    output.write(f"rdmaorder pingpong: listening on {server.url}, processor {cpu}\n")
     try:
         if args.once:
             server.serve_one()
@@ -348,6 +355,7 @@ def _replay_times(args: argparse.Namespace) -> Any:
 
 def _check(args: argparse.Namespace) -> None:
     from rdmaorder.pingpong.files import check_writable, require_hdrhistogram
+    from rdmaorder.pingpong.plots import over_time_path
     from rdmaorder.plotting import require_matplotlib
 
     if args.plot is not None:
@@ -355,17 +363,20 @@ def _check(args: argparse.Namespace) -> None:
     if args.hdr is not None:
         require_hdrhistogram()
     check_writable((args.json, args.hdr, args.plot))
+    if args.plot is not None:
+        check_writable((over_time_path(args.plot),))
 
 
 def _client(args: argparse.Namespace) -> int:
     from rdmaorder.pingpong.measure import measure
+    from rdmaorder.pingpong.output import Output
     from rdmaorder.pingpong.progress import Progress
     from rdmaorder.pingpong.report import print_report, print_warnings
 
     _check(args)
     plan = _plan(args)
     _end_at_sigterm()
-    console = _console()
+    output = Output()
     progress = Progress.on_stderr(quiet=args.quiet)
     with contextlib.ExitStack() as stack:
         if args.to is not None:
@@ -379,74 +390,83 @@ def _client(args: argparse.Namespace) -> int:
             plan,
             address,
             progress=progress,
-            warn=lambda found: print_warnings(console, found),
+            warn=lambda found: output.show(lambda console: print_warnings(console, found)),
         )
     from rdmaorder.pingpong.files import to_json
 
     result = to_json(measurement)
-    print_report(console, result)
-    _write(args, measurement, result)
+    failures = _write(args, measurement, result)
+    output.show(lambda console: print_report(console, result))
+    status = 0 if measurement.complete else 1
     if measurement.ending == "interrupted":
-        return _INTERRUPTED
-    return 0 if measurement.complete else 1
+        status = _INTERRUPTED
+    return _ended([*failures, *output.failures], status)
 
 
-def _console() -> Any:
-    """Tables in a file or a pipe are not cut to the 80 columns that rich assumes there."""
-    import os
-
-    from rich.console import Console
-
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
-    return Console(highlight=False, width=wide)
+def _ended(failures: Sequence[str], status: int) -> int:
+    """The exit status, after saying what could not be written."""
+    for each in failures:
+        with contextlib.suppress(OSError):
+            print(f"rdmaorder: error: {each}", file=sys.stderr)
+    return 2 if failures else status
 
 
-def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str, Any]) -> None:
+def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str, Any]) -> list[str]:
+    """What was asked for; each file whether or not another fails. Why those that failed did."""
+    from rdmaorder.errors import RdmaOrderError
     from rdmaorder.flow.report import write_json
     from rdmaorder.pingpong.files import write_hdr
     from rdmaorder.pingpong.plots import plot
 
+    writers: list[Callable[[], object]] = []
     if args.json is not None:
-        write_json(args.json, result)
+        writers.append(lambda: write_json(args.json, result))
     if args.hdr is not None:
-        write_hdr(args.hdr, measurement)
+        writers.append(lambda: write_hdr(args.hdr, measurement))
     if args.plot is not None and measurement.runs:
-        plot(args.plot, measurement)
+        writers.append(lambda: plot(args.plot, measurement))
+    failures = []
+    for write in writers:
+        try:
+            write()
+        except (RdmaOrderError, OSError) as error:
+            failures.append(str(error))
+    return failures
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from rdmaorder.errors import RdmaOrderError
     from rdmaorder.flow.report import write_json
     from rdmaorder.pingpong.compare import compare, load, one_sided, unlike
     from rdmaorder.pingpong.files import check_writable
+    from rdmaorder.pingpong.output import Output, open_missing
 
+    open_missing()
     check_writable((args.json,))
-    console = _console()
+    output = Output()
     before, after = load(args.before), load(args.after)
     differences = unlike(before, after)
     if args.fail_above is not None:  # what only one side has cannot be said to have passed
         differences += one_sided(before, after)
     if differences and not args.unlike:
-        print("not comparable; what differs:")
-        for each in differences:
-            print(f"  {each}")
-        print("measure the same in one environment, or give --unlike to compare all the same")
-        return 3
+        lines = ["not comparable; what differs:", *(f"  {each}" for each in differences)]
+        lines += [
+            "measure the same in one environment, or give --unlike to compare all the same",
+        ]
+        output.write("\n".join(lines) + "\n")
+        return _ended(output.failures, 3)
     result = compare(before, after, fail_above=args.fail_above)
-    _print_comparison(console, result)
+    failures = []
     if args.json is not None:
-        write_json(
-            args.json,
-            {
-                "failed": result.failed,
-                "differences": result.differences,
-                "missing": result.missing,
-                "changes": [each.to_json() for each in result.changes],
-            },
-        )
-    return 1 if result.failed else 0
+        try:
+            write_json(args.json, result.to_json())
+        except RdmaOrderError as error:
+            failures.append(str(error))
+    output.show(lambda console: _print_comparison(console, result))
+    return _ended([*failures, *output.failures], 1 if result.failed else 0)
 
 
-def _print_comparison(console: Any, result: Any) -> None:
+def _print_comparison(console: Console, result: Comparison) -> None:
     from rich import box
     from rich.table import Table
 
@@ -466,6 +486,6 @@ def _print_comparison(console: Any, result: Any) -> None:
             style=styles[each.verdict],
         )
     console.print(table)
-    for each in [*result.differences, *result.missing]:
-        print(f"differs: {each}")
-    print("FAIL: slower than allowed" if result.failed else "PASS")
+    for difference in [*result.differences, *result.missing]:
+        console.print(f"differs: {difference}", markup=False, soft_wrap=True)
+    console.print("FAIL: slower than allowed" if result.failed else "PASS")

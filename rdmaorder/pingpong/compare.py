@@ -80,6 +80,15 @@ class Comparison:
     missing: list[str]  #: levels that one side alone has
     failed: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """As written with --json."""
+        return {
+            "failed": self.failed,
+            "differences": self.differences,
+            "missing": self.missing,
+            "changes": [each.to_json() for each in self.changes],
+        }
+
 
 def percent(text: str) -> float:
     """``5%`` or ``0.05`` as a fraction."""

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from rdmaorder import _core
+from rdmaorder.pingpong.output import silence
 from rdmaorder.pingpong.runs import Words
 
 __all__ = ["Progress", "sent_count"]
@@ -65,17 +66,24 @@ class Progress:
             return
         if self._live:
             width = shutil.get_terminal_size().columns - 1
-            self._stream.write(f"\r{text[:width]}\x1b[K")
+            self._write(f"\r{text[:width]}\x1b[K")
         else:
-            self._stream.write(f"rdmaorder pingpong: {text}\n")
-        self._stream.flush()
+            self._write(f"rdmaorder pingpong: {text}\n")
         self._shown = self._live
+
+    def _write(self, text: str) -> None:
+        """Whoever read it may have left: what is measured goes on."""
+        assert self._stream is not None
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            silence(self._stream)
 
     def clear(self) -> None:
         """Before something else is printed."""
         if self._shown and self._stream is not None:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+            self._write("\r\x1b[K")
         self._shown = False
 
     def runs(self, names: Sequence[str], repeats: int, busy: set[int]) -> None:
