@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import subprocess
 
-    from rich.console import Console
-
     from rdmaorder.gateway.address import Address
-    from rdmaorder.pingpong.compare import Comparison
     from rdmaorder.pingpong.measure import Measurement
     from rdmaorder.pingpong.plan import Plan
 
@@ -59,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--server-device", metavar="DEV", help="the answering end's, for --transport rdma"
     )
     where.add_argument("--once", action="store_true", help="a server for one client, as perftest's")
+    where.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # it ends with that process
     where.add_argument("--cpu", type=int, metavar="N", help="processor of the sending end")
     where.add_argument("--server-cpu", type=int, metavar="N", help="processor of the answering end")
     _add_what(parser.add_argument_group("what"))
@@ -197,6 +197,7 @@ def _serve(args: argparse.Namespace) -> int:
     """Until Ctrl-C or SIGTERM, or one client was served."""
     from rdmaorder.pingpong.output import Output
     from rdmaorder.pingpong.plan import LEVELS, choose_cpus
+    from rdmaorder.pingpong.processes import end_with
     from rdmaorder.pingpong.serving import Server
 
     wanted = args.server_cpu if args.server_cpu is not None else args.cpu
@@ -210,11 +211,13 @@ def _serve(args: argparse.Namespace) -> int:
         journal=args.journal,
         say=lambda text: output.write(f"rdmaorder pingpong: {text}\n"),
     )
-    _end_at_sigterm()
-    output.write(f"rdmaorder pingpong: listening on {server.url}, processor {cpu}\n")
     try:
+        _end_at_signals()
+        if args.parent is not None:
+            end_with(args.parent, signal.SIGTERM)
+        output.write(f"rdmaorder pingpong: listening on {server.url}, processor {cpu}\n")
         if args.once:
-            server.serve_one()
+            server.serve_client()
         else:
             server.serve_forever()
     except KeyboardInterrupt:
@@ -225,25 +228,31 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _end_at_sigterm() -> None:
+def _end_signals() -> list[signal.Signals]:
+    """A closed terminal ends this as SIGTERM does, but not under nohup."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if nohup else [signal.SIGTERM, signal.SIGHUP]
+
+
+def _end_at_signals() -> None:
     """As Ctrl-C does: nothing is left behind, and what there is gets printed. The first one alone:
     a second would end what tidies up."""
-    import signal
+    numbers = _end_signals()
 
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    for number in numbers:
+        signal.signal(number, end)
 
 
 def _end_undisturbed() -> None:
     """From here on no signal but SIGKILL stops the process: it is about to end and tidies up. A
     client ends its server when it has what it wanted, which may be ending by itself just then."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -271,6 +280,7 @@ def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | No
             there = args.server_device
             url = f"rdma://{args.address}:0" + (f"?device={there}" if there else "")
         command = [sys.executable, "-m", "rdmaorder", "pingpong", "--listen", url, "--once"]
+        command += ["--parent", str(os.getpid())]
         command += ["--server-cpu", str(plan.server_cpu)]
         command += ["--journal", args.journal] if args.journal else []
         process = subprocess.Popen(
@@ -375,7 +385,7 @@ def _client(args: argparse.Namespace) -> int:
 
     _check(args)
     plan = _plan(args)
-    _end_at_sigterm()
+    _end_at_signals()
     output = Output()
     progress = Progress.on_stderr(quiet=args.quiet)
     with contextlib.ExitStack() as stack:
@@ -440,6 +450,7 @@ def _compare(args: argparse.Namespace) -> int:
     from rdmaorder.pingpong.compare import compare, load, one_sided, unlike
     from rdmaorder.pingpong.files import check_writable
     from rdmaorder.pingpong.output import Output, open_missing
+    from rdmaorder.pingpong.report import print_comparison
 
     open_missing()
     check_writable((args.json,))
@@ -462,30 +473,5 @@ def _compare(args: argparse.Namespace) -> int:
             write_json(args.json, result.to_json())
         except RdmaOrderError as error:
             failures.append(str(error))
-    output.show(lambda console: _print_comparison(console, result))
+    output.show(lambda console: print_comparison(console, result))
     return _ended([*failures, *output.failures], 1 if result.failed else 0)
-
-
-def _print_comparison(console: Console, result: Comparison) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("level", "", "unit"):
-        table.add_column(column)
-    for column in ("before", "after", "change", "95 % interval"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
-    styles = {"SLOWER": "bold red", "slower": "yellow", "faster": "green", "same": None}
-    for each in result.changes:
-        table.add_row(
-            *(each.level, each.quantile, each.measure, f"{each.before:g}", f"{each.after:g}"),
-            f"{each.change:+.1%}",
-            f"{each.low:+.1%} … {each.high:+.1%}",
-            each.verdict,
-            style=styles[each.verdict],
-        )
-    console.print(table)
-    for difference in [*result.differences, *result.missing]:
-        console.print(f"differs: {difference}", markup=False, soft_wrap=True)
-    console.print("FAIL: slower than allowed" if result.failed else "PASS")

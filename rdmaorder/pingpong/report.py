@@ -11,7 +11,9 @@ from rdmaorder.pingpong.statistics import QUANTILES
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_report", "print_warnings", "ratio_text"]
+    from rdmaorder.pingpong.compare import Comparison
+
+__all__ = ["print_comparison", "print_report", "print_warnings", "ratio_text"]
 
 _COLUMNS = ("min", *QUANTILES, "max")
 _NARROW_COLUMNS = ("p50", "p99", "p99_9", "max")
@@ -245,3 +247,29 @@ def _why_incomplete(result: dict[str, Any]) -> str:
             f"the other side is gone ({result['cause']}): this is what had been measured until then"
         )
     return "answers were wrong: do not trust these numbers"
+
+
+def print_comparison(console: Console, result: Comparison) -> None:
+    """Every change with its interval, what else differs, the verdict."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("level", "", "unit"):
+        table.add_column(column)
+    for column in ("before", "after", "change", "95 % interval"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    styles = {"SLOWER": "bold red", "slower": "yellow", "faster": "green", "same": None}
+    for each in result.changes:
+        table.add_row(
+            *(each.level, each.quantile, each.measure, f"{each.before:g}", f"{each.after:g}"),
+            f"{each.change:+.1%}",
+            f"{each.low:+.1%} … {each.high:+.1%}",
+            each.verdict,
+            style=styles[each.verdict],
+        )
+    console.print(table)
+    for difference in [*result.differences, *result.missing]:
+        console.print(f"differs: {difference}", markup=False, soft_wrap=True)
+    console.print("FAIL: slower than allowed" if result.failed else "PASS")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -43,7 +44,10 @@ class Worker:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rdmaorder.pingpong.worker", json.dumps(spec)],
+            [
+                *(sys.executable, "-m", "rdmaorder.pingpong.worker"),
+                json.dumps({**spec, "parent": os.getpid()}),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -183,18 +187,28 @@ class Server:
         while True:
             self.serve_one()
 
-    def serve_one(self) -> None:
-        """One client, from its first line to its last."""
+    def serve_client(self) -> None:
+        """One client. Whoever looks in and is none, as a second server does, is not counted."""
+        while not self.serve_one():
+            pass
+
+    def serve_one(self) -> bool:
+        """One connection, from its first line to its last. Whether it was a client's."""
         connection, _ = self._listener.accept()
+        greeted = False
         with Channel(connection) as channel:
             try:
-                self._talk(channel)
+                hello = self._greeted(channel)
+                if hello is not None:
+                    greeted = True
+                    self._talk(channel, hello["size"])
             except (PeerGone, TimeoutError):
                 pass
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError):
                 self._say("closed a connection: what it says is not this protocol")
             finally:
                 self._end_workers()
+        return greeted
 
     def _end_workers(self) -> None:
         """A call that an exception interrupted leaves the rest to the next one."""
@@ -210,27 +224,51 @@ class Server:
             Path(self._address.path).unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _talk(self, channel: Channel) -> None:
+    def _greeted(self, channel: Channel) -> dict[str, Any] | None:
+        """A client's first line, answered; None where that was a refusal."""
         hello = channel.receive(5.0)
         if hello.get(HELLO) != PROTOCOL:
             channel.send({HELLO: PROTOCOL, "error": f"this server speaks protocol {PROTOCOL}"})
-            return
+            return None
         refusal = self._refusal(hello)
         if refusal:
             self._say(f"refused a client: {refusal}")
             channel.send({HELLO: PROTOCOL, "error": refusal})
-            return
+            return None
         self._say(f"a client measures {', '.join(hello['levels'])}, {hello['size']} bytes")
         facts = host_facts((self._cpu,))
         facts["ticks_per_ns"] = _core.pingpong_clock()["ticks_per_ns"]
         channel.send({HELLO: PROTOCOL, "cpu": self._cpu, "pid": os.getpid(), "host": facts})
+        return hello
+
+    def _talk(self, channel: Channel, size: int) -> None:
         while True:
-            request = channel.receive()
+            request = self._request(channel)
             try:
-                answer = self._answer(request, channel, hello["size"])
+                answer = self._answer(request, channel, size)
             except (SystemFailure, OSError) as error:
                 answer = {"error": str(error)}
             channel.send({**answer, "id": request.get("id")})
+
+    def _request(self, channel: Channel) -> dict[str, Any]:
+        """The client's next. Others that come meanwhile are told that there is one."""
+        waiting: list[Channel | socket.socket] = [channel, self._listener]
+        while not channel.holds_line():
+            ready, _, _ = select.select(waiting, [], [])
+            if self._listener in ready:
+                self._turn_away()
+            if channel in ready:
+                break
+        return channel.receive()
+
+    def _turn_away(self) -> None:
+        with contextlib.suppress(OSError, PeerGone, ValueError):
+            connection, _ = self._listener.accept()
+            with Channel(connection) as channel:
+                busy = "it is busy with another client; try again when that has ended"
+                channel.send({HELLO: PROTOCOL, "error": busy})
+                # Closing with something unread may take the answer back (TCP).
+                channel.receive(0.2)
 
     def _refusal(self, hello: dict[str, Any]) -> str:
         if hello.get("version") != __version__:

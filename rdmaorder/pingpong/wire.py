@@ -55,10 +55,17 @@ class Channel:
                 raise PeerGone
             self._rest += got
         line, self._rest = self._rest.split(b"\n", 1)
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(message, dict):
             raise ValueError("not an object")
         return message
+
+    def holds_line(self) -> bool:
+        """Whether ``receive`` has one without waiting."""
+        return b"\n" in self._rest
 
     def fileno(self) -> int:
         """Of the socket."""
@@ -118,7 +125,9 @@ def first_answer(channel: Channel, address: Address, timeout_s: float = 5.0) -> 
     except PeerGone:
         raise HandshakeError(f"{wrong}: it closed the connection; {remedy}") from None
     except TimeoutError:
-        raise HandshakeError(f"{wrong}: no answer within {timeout_s:g} s; {remedy}") from None
+        raise HandshakeError(
+            f"{wrong}, or busy just now: no answer within {timeout_s:g} s; {remedy}, or try again"
+        ) from None
     except ValueError:
         raise HandshakeError(f"{wrong}: it speaks another protocol; {remedy}") from None
     if HELLO not in answer:

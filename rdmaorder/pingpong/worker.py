@@ -1,8 +1,8 @@
 """The answering end, in a process of its own: ``python -m rdmaorder.pingpong.worker SPEC``.
 
 SPEC is a JSON object. The worker prints one line of JSON when it can be measured, or one that says
-why not, and ends when its standard input closes or SIGTERM comes. Between runs it is stopped with
-SIGSTOP: it spins, and would disturb what else is measured on its processor.
+why not, and ends with the process that started it or when SIGTERM comes. Between runs it is stopped
+with SIGSTOP: it spins, and would disturb what else is measured on its processor.
 """
 
 from __future__ import annotations
@@ -130,20 +130,13 @@ def _pin(spec: dict[str, Any]) -> None:
     os.sched_setaffinity(0, {spec["cpu"]})
 
 
-def _end_with_parent() -> None:
-    """SIGTERM when whoever started this is gone: a spinning orphan would spoil the machine."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def main() -> int:
     """Serves one specification."""
     from rdmaorder.errors import RdmaOrderError
+    from rdmaorder.pingpong.processes import end_with
 
     spec = json.loads(sys.argv[1])
-    _end_with_parent()
+    end_with(spec["parent"], signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client; it ends this one
     try:
         _KINDS[spec["kind"]](spec)

@@ -206,3 +206,42 @@ def test_where_nothing_can_be_written_is_said_before_the_first_order(tmp_path: P
     existing.write_text("before")
     pingpong(*FEW, "--cpu", "4097", "--json", str(existing), status=2)
     assert existing.read_text() == "before"
+
+
+def test_a_client_that_is_killed_at_its_start_leaves_no_server_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    client = subprocess.Popen([*COMMAND, *FEW], stdout=subprocess.DEVNULL, cwd=ROOT)
+    started = eventually(lambda: children_of(client.pid), "the server has been started")
+    client.send_signal(signal.SIGSTOP)  # before it has dialled
+    eventually(lambda: list(tmp_path.glob("*/pp.sock")), "the server listens")
+    time.sleep(0.3)
+    client.kill()
+    client.wait(PATIENCE_S)
+    eventually(lambda: not any(is_running(pid) for pid in started), "the server has ended as well")
+
+
+@pytest.mark.parametrize("level", ["raw", "python"])
+def test_a_closed_terminal_ends_as_ctrl_c_does(tmp_path: Path, level: str) -> None:
+    out, url = tmp_path / "out.json", f"shm://{tmp_path}/pp.sock"
+    run = (*COMMAND, "--to", url, "-D", "20", "-q", "--level", level, "--json", str(out))
+    with listening(url) as server:
+        client = subprocess.Popen(run, stdout=subprocess.DEVNULL, cwd=ROOT)
+        eventually(lambda: worker_of(server.pid, client.pid), "the answering end runs")
+        client.send_signal(signal.SIGHUP)
+        assert client.wait(PATIENCE_S) == 130
+        server.send_signal(signal.SIGHUP)
+        assert server.wait(PATIENCE_S) == 0
+    assert json.loads(out.read_text())["ending"] == "interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_closed_terminal_is_nothing_to_nohup(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    run = ("nohup", *COMMAND, "-D", "2", "--repeats", "1", "-q", "--json", str(out))
+    client = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    eventually(lambda: worker_of(client.pid), "the answering end runs")
+    client.send_signal(signal.SIGHUP)
+    assert client.wait(PATIENCE_S) == 0
+    assert json.loads(out.read_text())["complete"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_support import eventually
-from pingpong_support import children_of, is_running, listening
+from gateway_support import PATIENCE_S, eventually
+from pingpong_support import FEW, children_of, is_running, listening, measured, pingpong
 
 from rdmaorder import __version__
 from rdmaorder.errors import SystemFailure
@@ -88,3 +89,40 @@ def test_a_size_that_no_message_has_is_refused_at_once(url: str, size: object) -
     channel, greeting = greeted(url, size=size)
     channel.close()
     assert greeting["error"] == f"no message has the size {size!r}"
+
+
+def test_nesting_beyond_all_measure_is_nonsense_to_either_end() -> None:
+    ours, theirs = socket.socketpair()
+    with Channel(ours) as channel, theirs:
+        theirs.sendall(b"[" * 200_000 + b"\n")
+        with pytest.raises(ValueError, match="nested too deeply"):
+            channel.receive(5)
+
+
+def test_a_server_that_serves_says_so_to_others(url: str) -> None:
+    channel, greeting = greeted(url)
+    with channel:
+        assert "error" not in greeting
+        for _ in range(2):
+            other, answer = greeted(url)
+            other.close()
+            assert "busy with another client" in answer["error"]
+        text = pingpong(*FEW, "--to", url, status=2)
+        assert "busy with another client" in text and "no ping-pong server" not in text
+        with pytest.raises(SystemFailure, match="no such end"):  # it still serves
+            Peer(channel).ask("open", name="end", kind="no-such")
+
+
+def test_only_a_client_uses_up_a_server_for_one(tmp_path: Path) -> None:
+    url = f"shm://{tmp_path}/pp.sock"
+    with listening(url, "--once", "--level", "raw") as server:
+        assert "Address already in use" in pingpong("--listen", url, "--once", status=2)
+        for line in (b"[]\n", b'{"rdmaorder-pingpong": 2}\n', b""):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.connect(f"{tmp_path}/pp.sock")
+                connection.sendall(line)
+        channel, greeting = greeted(url, levels=["session"])
+        channel.close()
+        assert "the client asks for session" in greeting["error"]
+        assert measured(tmp_path, "--to", url, "--level", "raw")["complete"]
+        assert server.wait(PATIENCE_S) == 0
