@@ -11,7 +11,7 @@ import numpy as np
 from rdmaorder._outputs import check_writable
 from rdmaorder.errors import ConfigError, InputError
 from rdmaorder.pingpong.measure import Measurement
-from rdmaorder.pingpong.runs import Run
+from rdmaorder.pingpong.runs import Run, rate_of
 from rdmaorder.pingpong.statistics import ratio_of, spread, summary
 from rdmaorder.pingpong.waterfall import waterfall_json
 from rdmaorder.pingpong.worst import worst_orders
@@ -57,6 +57,15 @@ def _with_mean(run: Run) -> dict[str, Any]:
     return row
 
 
+def _slowest(runs: list[Run]) -> dict[str, Any] | None:
+    """When the slowest order of all was due."""
+    answered = [run for run in runs if run.count]
+    if not answered:
+        return None
+    run = max(answered, key=lambda each: float(each.rtt_ns().max()))
+    return {"repeat": run.repeat, "s": run.max_at_s}
+
+
 def _pooled(runs: list[Run]) -> Any:
     return np.concatenate([run.rtt_ns() for run in runs]) if runs else np.zeros(0)
 
@@ -70,6 +79,8 @@ def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
         "count": sum(run.count for run in kept),
         "rtt_ns": pooled,
         "one_way_ns": {key: round(value / 2, 2) for key, value in pooled.items()},
+        "rate_per_s": round(rate_of(kept), 1),
+        "max_at": _slowest(kept),
         "runs_kept": len(measurement.kept(name)),
         "runs": [run.to_json() for run in runs],
         "ends": measurement.facts.get(name, {}),
@@ -107,6 +118,7 @@ def _reference_json(measurement: Measurement, name: str) -> dict[str, Any]:
     else:
         rtt = summary(_pooled(kept))
         result["count"] = sum(run.count for run in kept)
+        result["rate_per_s"] = round(rate_of(kept), 1)
     result["rtt_ns"] = {key: round(value, 2) for key, value in rtt.items()}
     result["one_way_ns"] = {key: round(value / 2, 2) for key, value in rtt.items()}
     result["runs"] = _reference_rows(measurement, name)

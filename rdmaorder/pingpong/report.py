@@ -17,7 +17,7 @@ __all__ = ["print_comparison", "print_report", "print_warnings", "ratio_text"]
 
 _COLUMNS = ("min", *QUANTILES, "max")
 _NARROW_COLUMNS = ("p50", "p99", "p99_9", "max")
-_WIDE = 108
+_WIDE, _WIDEST = 108, 120
 _TITLES = {"p50": "50 %", "p90": "90 %", "p99": "99 %", "p99_9": "99.9 %", "p99_99": "99.99 %"}
 
 
@@ -74,8 +74,9 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
         console.print(Text("nothing was measured", "red"))
         return
     columns = _COLUMNS if console.width >= _WIDE else _NARROW_COLUMNS
-    console.print(_times(result, "rtt_ns", "round trip (RTT)", columns))
-    console.print(_times(result, "one_way_ns", "one way (RTT/2)", columns))
+    both = console.width >= _WIDEST
+    console.print(_times(result, "rtt_ns", "round trip (RTT)", columns, rate=True, adds=both))
+    console.print(_times(result, "one_way_ns", "one way (RTT/2)", columns, rate=False, adds=True))
     if any("floor_ns" in level for level in result["levels"].values()):
         console.print(_floor(result))
     if _is_paced(result):
@@ -100,26 +101,35 @@ def _is_paced(result: dict[str, Any]) -> bool:
     return bool(result["plan"]["loop"] == "paced")
 
 
-def _times(result: dict[str, Any], key: str, title: str, columns: Sequence[str]) -> Any:
-    table = _table(title, "level", "orders", *(_TITLES.get(name, name) for name in columns), "adds")
+def _times(
+    result: dict[str, Any], key: str, title: str, columns: Sequence[str], *, rate: bool, adds: bool
+) -> Any:
+    """``rate``, ``adds``: columns that not every table has room for."""
+    names = ["level", "orders", *(["orders/s"] if rate else [])]
+    names += [_TITLES.get(name, name) for name in columns]
+    table = _table(title, *names, *(["adds"] if adds else []))
     before: float | None = None
     for name, level in result["levels"].items():
-        times = level[key]
-        adds = times.get("p50", 0) - before if before is not None else None
-        before = times.get("p50")
-        table.add_row(
-            name,
-            f"{level['count']:,}",
-            *(time_text(times.get(column)) for column in columns),
-            "" if adds is None else ("−" if adds < 0 else "+") + time_text(abs(adds)),
-        )
+        times, cells = level[key], _cells(level, key, columns, rate=rate)
+        if adds:
+            more = None if before is None else times.get("p50", 0) - before
+            before = times.get("p50")
+            sign = "−" if more is not None and more < 0 else "+"
+            cells.append("" if more is None else sign + time_text(abs(more)))
+        table.add_row(name, *cells)
     for name, reference in result["references"].items():
-        times = reference[key]
-        cells = [time_text(times.get(column)) for column in columns]
+        times, cells = reference[key], _cells(reference, key, columns, rate=rate)
         if "p50" not in times and "mean" in times:
-            cells[columns.index("p50")] = f"mean {time_text(times['mean'])}"
-        table.add_row(name, f"{reference.get('count', 0):,}", *cells, "", style="dim")
+            cells[names.index(_TITLES["p50"]) - 1] = f"mean {time_text(times['mean'])}"
+        table.add_row(name, *cells, style="dim")
     return table
+
+
+def _cells(found: dict[str, Any], key: str, columns: Sequence[str], *, rate: bool) -> list[str]:
+    cells = [f"{found.get('count', 0):,}"]
+    if rate:
+        cells.append(f"{found['rate_per_s']:,.0f}" if found.get("rate_per_s") else "–")
+    return cells + [time_text(found[key].get(column)) for column in columns]
 
 
 def _floor(result: dict[str, Any]) -> Any:
@@ -160,17 +170,16 @@ def _rates(result: dict[str, Any]) -> Any:
 
 
 def _references(result: dict[str, Any]) -> Any:
-    levels = [name for name in result["levels"] if any(result["levels"][name]["ratio"].values())]
-    columns = [f"{name} {q}" for name in levels for q in ("50 %", "99 %")]
     paced = " (ours paced, references in a closed loop)" if _is_paced(result) else ""
-    table = _table(f"ours ÷ reference, runs in turn (spread){paced}", "reference", *columns)
+    table = _table(
+        f"ours ÷ reference, runs in turn (spread){paced}", "reference", "level", "50 %", "99 %"
+    )
+    table.columns[1].justify = "left"
     for name in result["references"]:
-        cells = [
-            ratio_text(result["levels"][level]["ratio"].get(name), key)
-            for level in levels
-            for key in ("p50", "p99")
-        ]
-        table.add_row(name, *cells)
+        for level, found in result["levels"].items():
+            ratio = found["ratio"].get(name)
+            if ratio:
+                table.add_row(name, level, ratio_text(ratio, "p50"), ratio_text(ratio, "p99"))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from rdmaorder.pingpong.statistics import class_of, is_steady, summary
 
-__all__ = ["Run", "new_samples"]
+__all__ = ["Run", "new_samples", "rate_of"]
 
 Words = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
@@ -100,12 +101,22 @@ class Run:
         return np.asarray(self.samples[self._answered, _GAP] / self.ticks_per_ns, np.float64)
 
     @property
-    def rate(self) -> float:
-        """Orders a second."""
+    def span_s(self) -> float:
+        """From the first order's send to the last one's."""
         if len(self.samples) < 2:
             return 0.0
-        span = int(self.samples[-1, _SENT]) - int(self.samples[0, _SENT])
-        return (len(self.samples) - 1) / (span / self.ticks_per_ns) * 1e9 if span else 0.0
+        ticks = int(self.samples[-1, _SENT]) - int(self.samples[0, _SENT])
+        return ticks / self.ticks_per_ns / 1e9
+
+    @property
+    def rate(self) -> float:
+        """Orders a second."""
+        return rate_of([self])
+
+    @property
+    def max_at_s(self) -> float:
+        """When the slowest order was due, from the first."""
+        return round(float(self.times_s()[int(np.argmax(self.rtt_ns()))]), 6)
 
     @property
     def floor_ns(self) -> float | None:
@@ -145,7 +156,7 @@ class Run:
         if self.facts.get("cause"):
             result["cause"] = self.facts["cause"]
         if len(rtt):
-            result["max_at_s"] = round(float(self.times_s()[int(np.argmax(rtt))]), 6)
+            result["max_at_s"] = self.max_at_s
         if self.rate_asked is not None:
             result["rate_asked_per_s"] = round(self.rate_asked, 1)
             result["rate_reached"] = self.rate >= 0.99 * self.rate_asked
@@ -156,3 +167,9 @@ class Run:
             result["floor_after_ns"] = round(self.floor_after_ns or 0, 2)
             result["placement"] = self.placement
         return result
+
+
+def rate_of(runs: Sequence[Run]) -> float:
+    """Orders a second over all ``runs``."""
+    took_s = sum(run.span_s for run in runs)
+    return sum(len(run.samples) - 1 for run in runs if run.span_s) / took_s if took_s else 0.0
