@@ -118,11 +118,11 @@ def _add_results(results: argparse._ArgumentGroup) -> None:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(metavar="", required=False)
+    commands = parser.add_subparsers(metavar="[COMMAND]", required=False)
     compare = commands.add_parser(
         "compare",
         help="compare two results",
-        description="Says for every level whether it became slower, with the 95 %% confidence "
+        description="Says for every level whether it became slower, with the 95 % confidence "
         "interval over the runs. Exit status 1 when one is slower by more than --fail-above for "
         "certain, 3 when the two are not comparable.",
     )
@@ -188,6 +188,10 @@ def _run(args: argparse.Namespace) -> int:
         return _serve(args)
     if args.rate is not None and args.replay is not None:
         raise ConfigError("--rate and --replay are two ways to pace: give one of them")
+    if args.to is not None and args.server_cpu is not None:
+        raise ConfigError(
+            f"--server-cpu {args.server_cpu}: the server of --to has its own; give --cpu there"
+        )
     if args.to is not None and args.transport not in (None, args.to.partition(":")[0]):
         raise ConfigError(f"--transport {args.transport} contradicts --to {args.to}: leave it out")
     return _client(args)
@@ -196,18 +200,22 @@ def _run(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     """Until Ctrl-C or SIGTERM, or one client was served."""
     from rdmaorder.pingpong.output import Output
-    from rdmaorder.pingpong.plan import LEVELS, choose_cpus
+    from rdmaorder.pingpong.plan import LEVELS, check_levels, check_size, choose_cpu
     from rdmaorder.pingpong.processes import end_with
     from rdmaorder.pingpong.serving import Server
 
+    levels = _levels(args.level, LEVELS)
+    check_levels(levels)
+    if args.size is not None:
+        check_size(args.size)
     wanted = args.server_cpu if args.server_cpu is not None else args.cpu
-    cpu = choose_cpus(None, wanted)[1]
+    cpu = choose_cpu("--cpu" if args.server_cpu is None else "--server-cpu", wanted, server=True)
     output = Output()
     server = Server(
         _address("--listen", args.listen),
         cpu=cpu,
         size=args.size,
-        levels=_levels(args.level, LEVELS),
+        levels=levels,
         journal=args.journal,
         say=lambda text: output.write(f"rdmaorder pingpong: {text}\n"),
     )
@@ -317,12 +325,14 @@ def _first_error(process: subprocess.Popen[str]) -> str:
 
 def _plan(args: argparse.Namespace) -> Plan:
     from rdmaorder import _core
-    from rdmaorder.pingpong.plan import Plan, choose_cpus, due_times
+    from rdmaorder.pingpong.plan import Plan, choose_cpu, choose_cpus, due_times
     from rdmaorder.pingpong.references import check_references
 
     clock = _core.pingpong_clock()
-    # The server of --to says which processor is its own.
-    client, server = choose_cpus(args.cpu, args.server_cpu)
+    if args.to is None:
+        client, server = choose_cpus(args.cpu, args.server_cpu)
+    else:  # which says what processor is its own
+        client, server = choose_cpu("--cpu", args.cpu, server=False), -1
     due = None
     if args.rate is not None:
         count = args.iters if args.duration is None else max(2, args.rate * args.duration)
@@ -333,7 +343,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     return Plan(
         transport=scheme,
         levels=_levels(args.level, ("session",)),
-        size=args.size or 64,
+        size=64 if args.size is None else args.size,
         iterations=args.iters,
         duration_s=args.duration,
         warm_up=args.warm_up,

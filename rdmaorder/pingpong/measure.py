@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdmaorder import __version__, _core
-from rdmaorder.errors import HandshakeError, RdmaOrderError, SystemFailure
+from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong import environment as env
 from rdmaorder.pingpong.ends import End, Peer, open_end, open_inproc_end
@@ -233,7 +233,7 @@ def measure(
         progress.say("starting the other end")
         clock["python_stamp_ns"] = python_stamp_ns(clock["ticks_per_ns"])
         result = Measurement(plan, clock, here, None if one_host else server, warnings)
-        turns = Turns(result, progress, floor=one_host)
+        turns = Turns(result, progress, floor=one_host and _reaches_both(plan))
         options = {key: str(value) for key, value in address.options.items()} if address else {}
         ends = _open_ends(stack, plan, peer, options, folder)
         for end in ends:
@@ -253,10 +253,17 @@ def measure(
     return result
 
 
+def _reaches_both(plan: Plan) -> bool:
+    """Whether this process may run on the server's processor too, as the floor has to."""
+    try:
+        _core.pingpong_floor(plan.client_cpu, plan.server_cpu, 1)
+    except ConfigError:
+        return False
+    return True
+
+
 def _with_server_cpu(plan: Plan, cpu: int, one_host: bool) -> Plan:
     import dataclasses
-
-    from rdmaorder.errors import ConfigError
 
     if one_host and cpu == plan.client_cpu:
         raise ConfigError(

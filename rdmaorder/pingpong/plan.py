@@ -15,6 +15,9 @@ __all__ = [
     "LEVELS",
     "Plan",
     "check_cpu",
+    "check_levels",
+    "check_size",
+    "choose_cpu",
     "choose_cpus",
     "due_times",
     "due_times_like",
@@ -64,19 +67,15 @@ class Plan:
     speed: float | None = None
     due_ns: DueTimes | None = field(default=None, repr=False)
     client_cpu: int
-    server_cpu: int
+    server_cpu: int  #: that of a server elsewhere is known only when it has answered
     journal: str | None = None
     references: tuple[str, ...] = ()
     worst: int = 10
     waterfall: bool = False
 
     def __post_init__(self) -> None:
-        if not is_size(self.size):
-            below = min(max(64, self.size // 64 * 64), _SIZE_MAX)
-            raise ConfigError(
-                f"--size {self.size}: slots are a multiple of 64 bytes from 64 to {_SIZE_MAX}; "
-                f"use {below}"
-            )
+        check_size(self.size)
+        check_levels(self.levels)
         for name, value, low in (
             ("--iters", self.iterations, 10),
             ("--repeats", self.repeats, 1),
@@ -91,9 +90,11 @@ class Plan:
                 f"--iters {self.iterations}: every order is kept; give at most {MOST_SAMPLES} a "
                 "run and more --repeats"
             )
-        unknown = [level for level in self.levels if level not in LEVELS]
-        if unknown:
-            raise ConfigError(f"--level {unknown[0]}: use one of {', '.join(LEVELS)} or all")
+        if self.waterfall and (self.transport == "inproc" or set(self.levels) <= {"raw"}):
+            raise ConfigError(
+                "--waterfall: it is a gateway in a process of its own that stamps the stages; give "
+                "--level session or one above it, and no --transport inproc"
+            )
 
     @property
     def paced(self) -> bool:
@@ -115,6 +116,22 @@ class Plan:
         return min(self.iterations, _MOST_REFERENCE)
 
 
+def check_size(size: int) -> None:
+    """Raises ConfigError where slots cannot have this many bytes."""
+    if not is_size(size):
+        below = min(max(64, size // 64 * 64), _SIZE_MAX)
+        raise ConfigError(
+            f"--size {size}: slots are a multiple of 64 bytes from 64 to {_SIZE_MAX}; use {below}"
+        )
+
+
+def check_levels(levels: tuple[str, ...]) -> None:
+    """Raises ConfigError where there is one that does not exist."""
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown:
+        raise ConfigError(f"--level {unknown[0]}: use one of {', '.join(LEVELS)} or all")
+
+
 def check_cpu(name: str, cpu: int) -> None:
     """Raises ConfigError where a processor cannot be used, naming those that can."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -123,6 +140,16 @@ def check_cpu(name: str, cpu: int) -> None:
             f"{name} {cpu}: no such processor, or not allowed to this process; "
             f"it may use {_ranges(allowed)}"
         )
+
+
+def choose_cpu(name: str, asked: int | None, *, server: bool) -> int:
+    """Of the one end that is here: the processor asked for, else the one that ``choose_cpus`` would
+    give it, so that both ends started on one host by hand get two."""
+    if asked is not None:
+        check_cpu(name, asked)
+        return asked
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[-1] if server else allowed[-2:][0]
 
 
 def choose_cpus(client: int | None, server: int | None) -> tuple[int, int]:

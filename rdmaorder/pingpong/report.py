@@ -239,9 +239,11 @@ def _footer(result: dict[str, Any]) -> list[str]:
         f"{host['build']['build_flags']}, commit {host['build']['commit']}"
         f"{' + changes' if host['build'].get('dirty') else ''}, steal {result['steal']:.2%}",
     ]
-    if plan["waterfall"]:
+    stamped = [name for name, level in result["levels"].items() if "waterfall" in level]
+    if stamped:
         lines.append(
-            "stamping the stages is in these times: seven further readings of the clock an order"
+            f"stamping the stages is in the times of {', '.join(stamped)}: seven further readings "
+            "of the clock an order"
         )
     bad = sum(run["bad_payloads"] for level in result["levels"].values() for run in level["runs"])
     lines.append(f"every payload checked: {bad} wrong")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +145,12 @@ def test_two_clocks_are_aligned_within_the_bound_that_is_given(
     assert found["clock_error_ns"] == max(stages.clocks.error_ns for _, stages, _ in joined)
 
 
+def test_only_levels_that_are_stamped_are_said_to_be() -> None:
+    text = pingpong(*FEW, "--waterfall", "--level", "raw,session")
+    assert "stamping the stages is in the times of session: " in text
+    assert "stamping" not in pingpong(*FEW, "--level", "session")
+
+
 def test_the_stages_of_paced_orders_are_stamped_too(tmp_path: Path) -> None:
     result = measured(tmp_path, "--waterfall", "--rate", "20000")
     assert result["levels"]["session"]["waterfall"]["orders"] == 500
@@ -186,6 +195,36 @@ def test_a_server_and_a_client_may_be_started_by_hand(tmp_path: Path) -> None:
         for _ in range(2):  # a server serves one client after the other
             result = measured(tmp_path, "--to", url, "--level", "raw,session")
             assert result["complete"]
+
+
+@contextlib.contextmanager
+def allowed(cpu: int) -> Iterator[None]:
+    """What is started meanwhile may use that processor alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_one_processor_is_enough_where_one_end_runs(tmp_path: Path) -> None:
+    here, there = sorted(os.sched_getaffinity(0))[:2]
+    url = f"shm://{tmp_path}/pp.sock"
+    with contextlib.ExitStack() as stack:
+        with allowed(there):
+            stack.enter_context(listening(url))
+        with allowed(here):
+            plan = measured(tmp_path, "--to", url, "--level", "raw")["plan"]
+            assert (plan["client_cpu"], plan["server_cpu"]) == (here, there)
+            assert "two processors are needed" in pingpong(*FEW, status=2)
+        with allowed(there):
+            assert f"--cpu {there}: the server spins on" in pingpong(*FEW, "--to", url, status=2)
+
+
+def test_the_help_names_what_it_offers() -> None:
+    assert re.search(r"\n  \[COMMAND\]\n    compare +compare two", pingpong("--help"))
+    assert "95 % confidence" in pingpong("compare", "--help")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +292,13 @@ def test_nobody_listening_says_how_to_start_the_other_end(tmp_path: Path) -> Non
         (("--to", "http://x"), "not an address"),
         (("--transport", "rdma"), "--address"),
         (("--cpu", "0", "--server-cpu", "0"), "are the same"),
+        (("--to", "shm:///nonexistent.sock", "--server-cpu", "0"), "give --cpu there"),
+        (("-s", "0"), "--size 0: slots are a multiple of 64"),
+        (("--listen", "shm:///nonexistent/x", "-s", "100"), "--size 100: slots are a multiple"),
+        (("--listen", "shm:///nonexistent/x", "--level", "sesion"), "--level sesion: use one of"),
+        (("--listen", "shm:///nonexistent/x", "--cpu", "4097"), "--cpu 4097: no such processor"),
+        (("--waterfall", "--level", "raw"), "--waterfall: it is a gateway"),
+        (("--waterfall", "--transport", "inproc"), "--waterfall: it is a gateway"),
     ],
 )
 def test_bad_arguments_are_named_with_what_to_give(
