@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from rdmaorder.errors import RdmaOrderError, Refused
 from rdmaorder.gateway.config import GatewayConfig
-from rdmaorder.gateway.fields import SEQUENCE_MAX, integer_of, text_of
+from rdmaorder.gateway.fields import SEQUENCE_MAX, U64_MAX, integer_of, text_of
 from rdmaorder.messages import Reason
 
 __all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError", "sum_of_kills"]
@@ -130,16 +130,20 @@ class Operations:
     async def answer(self, session_index: int, message: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a question of a live link, None when it is none. Raises ProtocolError."""
         kind = message["type"]
+        if kind not in ("Clock", "Resolve", "Kill"):
+            return None
+        # Repeated, so that an answer the strategy gave up is not taken for that to its next.
+        request = {"request": integer_of(message, "request", 1, U64_MAX)}
         if kind == "Clock":
-            return {"type": "Clock", "time_ns": time.time_ns()}
+            return {"type": "Clock", "time_ns": time.time_ns()} | request
         if kind == "Resolve":
             resolve = partial(self._resolve, session_index, message)
-            return await self._refusable(self._inquire(session_index, resolve))
-        if kind == "Kill":
+            answer = await self._refusable(self._inquire(session_index, resolve))
+        else:
             names = {session_index: f"session {session_index}"}
             kill = partial(self._kill, names, time.monotonic_ns(), {})
-            return await self._refusable(self._run(self._kill_pool, kill))
-        return None
+            answer = await self._refusable(self._run(self._kill_pool, kill))
+        return answer | request
 
     @staticmethod
     async def _refusable(asked: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:

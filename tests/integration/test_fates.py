@@ -57,6 +57,27 @@ def test_every_order_has_its_fate_after_the_gateway_died(
     assert len(session.resolve()) == 100, "those that never arrived are unknown no longer"
 
 
+def test_an_answer_that_comes_late_is_not_taken_for_that_to_another_question(
+    start_gateway: StartGateway, connect: Connect, tmp_path: Path
+) -> None:
+    gateway = start_gateway(journal=str(tmp_path / "journal"), handler="accept", instruments=[7])
+    session = connect(gateway)
+    session.send_batch(batch_of(100))
+    take(session, 100)
+    for n in range(101, 104):
+        order(session, n, instrument=8)
+    session.wait_applied(103, PATIENCE_S)
+    with pytest.raises(ro.errors.ConnectTimeout):
+        session.orders(1e-9)
+    fates = session.resolve(PATIENCE_S)
+    assert list(fates["sequence"]) == [101, 102, 103]
+    assert list(fates["exec_type"]) == [ro.ExecType.REJECTED] * 3
+    assert len(session.orders(PATIENCE_S)) == 100
+    with pytest.raises(ro.errors.ConnectTimeout):
+        session.orders(1e-9)
+    assert session.close(PATIENCE_S), "confirmed, whatever answer came before"
+
+
 def test_fates_tell_answers_refusals_and_what_never_arrived(
     start_gateway: StartGateway, connect: Connect, tmp_path: Path
 ) -> None:

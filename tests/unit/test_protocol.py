@@ -137,6 +137,39 @@ GOLDEN: dict[str, dict[str, Any]] = {
     },
     "control-established.bin": {"type": "Established", "epoch": 81_985_529_216_486_895},
 }
+# Questions on a live link and their answers.
+GOLDEN |= {
+    "control-clock-question.bin": {"type": "Clock", "request": 1},
+    "control-clock.bin": {"type": "Clock", "time_ns": 1_700_000_000_123_456_789, "request": 1},
+    "control-resolve.bin": {
+        "type": "Resolve",
+        "what": "fates",
+        "from_sequence": 11,
+        "count": 1,
+        "request": 1,
+    },
+    "control-resolved.bin": {
+        "type": "Resolved",
+        "next_order_sequence": 12,
+        "fates": struct.pack("<QQQqqQIIHBBBBBx", 11, 7, 9, -5, 10, 3, 4, 1, 1, 4, 0, 0, 0, 1),
+        "request": 1,
+    },
+    "control-kill.bin": {"type": "Kill", "request": 1},
+    "control-killed.bin": {
+        "type": "Killed",
+        "sessions": 1,
+        "canceled": 2,
+        "fence_ns": 12_345,
+        "recorded": 1,
+        "request": 1,
+    },
+    "control-refused.bin": {
+        "type": "Refused",
+        "code": "NoJournal",
+        "text": "this gateway has no journal",
+        "request": 1,
+    },
+}
 # What an end on a device that keeps the order of bytes adds.
 GOLDEN["control-established-in-order.bin"] = GOLDEN["control-established.bin"] | {
     "data_in_order": 1

@@ -139,6 +139,13 @@ class LinkMaker {
 /// What the control connection says without blocking.
 enum class PeerCheck : std::uint8_t { kQuiet, kTerminated, kGone };
 
+class Message;
+class MessageWriter;
+
+/// When a question is sent: after the answers that are still owed to earlier ones, so that no
+/// answers pile up on their way here, or at once.
+enum class Turn : std::uint8_t { kInTurn, kAtOnce };
+
 /// The control connection of a live link. One thread at a time.
 class Connection {
  public:
@@ -151,9 +158,10 @@ class Connection {
   /// *confirmed.
   virtual bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                          std::uint64_t* confirmed) noexcept = 0;
-  /// Sends a request and waits for its answer: the body of the next frame. Throws Error: kTimeout,
-  /// kSystem, kHandshake (closed).
-  virtual std::string ask(const std::string& frame, std::uint64_t timeout_ns) = 0;
+  /// Numbers a question, sends it and waits for its answer, or for a Terminate, which check() tells
+  /// once more. An answer that comes after its time is passed over by the next call of whatever
+  /// kind. Throws Error: kTimeout, kSystem, kHandshake (closed, or no answer of ours).
+  virtual Message ask(MessageWriter& question, Turn turn, std::uint64_t timeout_ns) = 0;
   [[nodiscard]] virtual int fd() const noexcept = 0;
 };
 
@@ -207,10 +215,5 @@ struct Established {
 /// the call only. Throws Error: kConfig (bad URL or request), kSystem (no such socket …), kTimeout,
 /// kHandshake (not this protocol, TLS failed), kRefused with `code()` the gateway's reject code.
 Established connect(const ConnectRequest& request, LinkMaker* maker = nullptr);
-
-/// Connection::check and Connection::terminate on a plain socket, which stays the caller's.
-PeerCheck check_peer(int socket_fd, std::string* text) noexcept;
-bool terminate(int socket_fd, std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
-               std::uint64_t* confirmed) noexcept;
 
 }  // namespace rdmaorder::control

@@ -29,6 +29,9 @@ class Deadline {
   std::uint64_t start_ns_;
 };
 
+/// What a read that never waits found.
+enum class Got { kData, kNothing, kClosed };
+
 struct Frame {
   std::string body;
   std::vector<memory::UniqueFd> descriptors;

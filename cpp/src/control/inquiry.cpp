@@ -11,9 +11,9 @@ namespace rdmaorder::control {
 namespace {
 
 /// The answer, which is a `wanted`. A gateway that ended the link meanwhile is told as kRefused.
-Message ask(Connection& connection, const MessageWriter& question, const char* wanted,
-            std::uint64_t timeout_ns) {
-  Message answer = Message::parse_long(connection.ask(question.frame(), timeout_ns));
+Message ask(Connection& connection, MessageWriter question, const char* wanted,
+            std::uint64_t timeout_ns, Turn turn = Turn::kInTurn) {
+  Message answer = connection.ask(question, turn, timeout_ns);
   if (answer.type() == "Terminate") {
     const std::string code = answer.text("code");
     throw Error(ErrorKind::kRefused,
@@ -60,11 +60,21 @@ Resolved resolve(Connection& connection, Inquiry inquiry, std::uint64_t from, st
   resolved.next_order_sequence = answer.number("next_order_sequence", 1, kSequenceMax);
   resolved.fates.resize(bytes.size() / sizeof(OrderFate));
   std::memcpy(resolved.fates.data(), bytes.data(), bytes.size());
+  for (std::size_t i = 0; i < resolved.fates.size(); ++i) {
+    const std::uint64_t sequence = resolved.fates[i].sequence;
+    if (i < count && (inquiry == Inquiry::kFates ? sequence == from + i : sequence >= from))
+      continue;
+    throw Error(ErrorKind::kHandshake, "Resolved has order " + std::to_string(sequence) +
+                                           " in place " + std::to_string(i) +
+                                           " of an answer about " + std::to_string(count) +
+                                           " from " + std::to_string(from) + " on");
+  }
   return resolved;
 }
 
 std::uint64_t kill(Connection& connection, std::uint64_t timeout_ns) {
-  const Message answer = ask(connection, MessageWriter("Kill"), "Killed", timeout_ns);
+  const Message answer =
+      ask(connection, MessageWriter("Kill"), "Killed", timeout_ns, Turn::kAtOnce);
   return answer.number("canceled", 0, UINT64_MAX);
 }
 

@@ -1,10 +1,5 @@
-// The control connection of a live link: is the gateway there, and the graceful end.
-//
-// On a plain socket frames are looked at with MSG_PEEK and taken only when whole, so no buffer has
-// to be kept beside the descriptor and a gateway that sends byte by byte does no harm.
 #include "control/liveness.hpp"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -12,114 +7,76 @@
 #include <array>
 #include <cerrno>
 
-#include "control/channel.hpp"
-#include "control/message.hpp"
 #include "control/peer_process.hpp"
 #include "rdmaorder/error.hpp"
 
 namespace rdmaorder::control {
 namespace {
 
-/// Nothing more will come after what is there already.
-bool is_closed(int socket_fd) noexcept {
-  pollfd entry{socket_fd, POLLRDHUP, 0};
-  return ::poll(&entry, 1, 0) > 0 &&
-         (entry.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
+std::string terminate_frame(std::uint64_t last_order_sequence) {
+  return MessageWriter("Terminate")
+      .text("code", "Finished")
+      .number("last_sequence", last_order_sequence)
+      .text("text", "")
+      .frame();
 }
 
-Look look(int socket_fd) {
-  const bool closed = is_closed(socket_fd);  // before the look: what comes between is then not lost
-  std::array<char, kTerminateMaxBytes> buffer;
-  ssize_t got = 0;
-  do {
-    got = ::recv(socket_fd, buffer.data(), buffer.size(), MSG_PEEK | MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0) return errno == EAGAIN ? Look{} : gone("control connection failed");
-  if (got == 0) return gone("control connection closed");
-  std::size_t taken_bytes = 0;
-  Look seen = judge({buffer.data(), static_cast<std::size_t>(got)}, closed, &taken_bytes);
-  if (taken_bytes > 0) (void)::recv(socket_fd, buffer.data(), taken_bytes, MSG_DONTWAIT);
-  return seen;
-}
-
-Look look_caught(int socket_fd) noexcept {
-  try {
-    return look(socket_fd);
-  } catch (...) {  // a frame that is none of ours, or no memory for it
-    Look failed;
-    failed.state = PeerCheck::kGone;
-    return failed;
-  }
-}
-
-bool send_all(int socket_fd, std::string_view data, const Deadline& deadline) noexcept {
-  while (!data.empty()) {
-    const ssize_t sent = ::send(socket_fd, data.data(), data.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent >= 0) {
-      data.remove_prefix(static_cast<std::size_t>(sent));
-      continue;
-    }
-    if (errno == EINTR) continue;
-    const int remaining_ms = deadline.remaining_ms();
-    if (errno != EAGAIN || remaining_ms == 0) return false;
-    pollfd entry{socket_fd, POLLOUT, 0};
-    (void)::poll(&entry, 1, remaining_ms);
-  }
-  return true;
-}
-
-class PlainConnection final : public Connection {
+class PlainConnection final : public LiveConnection {
  public:
   explicit PlainConnection(memory::UniqueFd socket) noexcept
       : socket_(std::move(socket)), peer_pid_(peer_pid(socket_.get())) {}
   PeerCheck check(std::string* text) noexcept override {
     const bool exiting = is_exiting(peer_pid_);  // before the look: then it has said all it will
-    const PeerCheck seen = check_peer(socket_.get(), text);
+    const PeerCheck seen = LiveConnection::check(text);
     if (seen != PeerCheck::kQuiet || !exiting) return seen;
     return tell(gone("its process is exiting"), text);
   }
-  bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
-                 std::uint64_t* confirmed) noexcept override {
-    return control::terminate(socket_.get(), last_order_sequence, timeout_ns, confirmed);
-  }
-  std::string ask(const std::string& frame, std::uint64_t timeout_ns) override {
-    memory::UniqueFd again(::fcntl(socket_.get(), F_DUPFD_CLOEXEC, 0));
-    if (!again) throw_errno("duplicate", "the control connection", errno);
-    const std::unique_ptr<Channel> channel = make_plain_channel(std::move(again), "gateway");
-    const Deadline deadline(timeout_ns);
-    channel->send(frame, -1, deadline);
-    return channel->receive(deadline).body;
-  }
   int fd() const noexcept override { return socket_.get(); }
+
+ protected:
+  Got read_some(char* data, std::size_t bytes, std::size_t* got) override;
+  void write(std::string_view frame, const Deadline& deadline) override;
 
  private:
   memory::UniqueFd socket_;
   pid_t peer_pid_;  ///< 0: not told
+  std::string outgoing_;
 };
+
+Got PlainConnection::read_some(char* data, std::size_t bytes, std::size_t* got) {
+  ssize_t read = 0;
+  do {
+    read = ::recv(socket_.get(), data, bytes, MSG_DONTWAIT);
+  } while (read < 0 && errno == EINTR);
+  if (read > 0) {
+    *got = static_cast<std::size_t>(read);
+    return Got::kData;
+  }
+  if (read < 0 && errno == EAGAIN) return Got::kNothing;
+  if (read < 0 && errno != ECONNRESET) throw_errno("receive from", "the control socket", errno);
+  return Got::kClosed;
+}
+
+void PlainConnection::write(std::string_view frame, const Deadline& deadline) {
+  outgoing_.append(frame);
+  while (!outgoing_.empty()) {
+    const ssize_t sent =
+        ::send(socket_.get(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) {
+      outgoing_.erase(0, static_cast<std::size_t>(sent));
+    } else if (errno == EPIPE || errno == ECONNRESET) {
+      outgoing_.clear();  // what the peer said before is still to be received
+    } else if (errno == EAGAIN) {
+      await_ready(socket_.get(), POLLOUT, deadline);
+    } else if (errno != EINTR) {
+      throw_errno("send to", "the control socket", errno);
+    }
+  }
+}
 
 }  // namespace
 
 Look gone(std::string why) { return {PeerCheck::kGone, {}, std::move(why), 0}; }
-
-Look judge(std::string_view available, bool closed, std::size_t* taken_bytes) {
-  *taken_bytes = 0;
-  const bool has_length = available.size() >= kFrameHeaderBytes;
-  const std::uint32_t length = has_length ? body_length_bytes(available.data()) : 0;
-  const std::size_t frame_bytes = kFrameHeaderBytes + length;
-  if (has_length && (length == 0 || frame_bytes > kTerminateMaxBytes)) {
-    return gone("it sent something that is no control frame");
-  }
-  if (!has_length || available.size() < frame_bytes) {
-    if (!closed) return {};
-    return gone(available.empty() ? "control connection closed"
-                                  : "control connection closed within a frame");
-  }
-  *taken_bytes = frame_bytes;
-  const Message message = Message::parse(available.substr(kFrameHeaderBytes, length));
-  if (message.type() != "Terminate") return gone("it sent " + message.type());
-  return {PeerCheck::kTerminated, message.text("code"), message.text("text"),
-          message.number("last_sequence", 0, kSequenceMax)};
-}
 
 PeerCheck tell(const Look& seen, std::string* text) noexcept {
   if (text == nullptr || seen.state == PeerCheck::kQuiet) return seen.state;
@@ -134,45 +91,124 @@ PeerCheck tell(const Look& seen, std::string* text) noexcept {
   return seen.state;
 }
 
-std::string terminate_frame(std::uint64_t last_order_sequence) {
-  return MessageWriter("Terminate")
-      .text("code", "Finished")
-      .number("last_sequence", last_order_sequence)
-      .text("text", "")
-      .frame();
-}
-
 std::unique_ptr<Connection> make_plain_connection(memory::UniqueFd socket) {
   return std::make_unique<PlainConnection>(std::move(socket));
 }
 
-PeerCheck check_peer(int socket_fd, std::string* text) noexcept {
-  return tell(look_caught(socket_fd), text);
+/// Reads on to the end of the next frame as far as that goes without waiting. True: it is there.
+bool LiveConnection::fetch() {
+  std::array<char, 16 * 1024> buffer;
+  for (;;) {
+    std::size_t frame_bytes = kFrameHeaderBytes;
+    if (available_.size() >= kFrameHeaderBytes) {
+      const std::uint32_t length = body_length_bytes(available_.data());
+      if (length == 0) {
+        throw Error(ErrorKind::kHandshake, "it sent something that is no control frame");
+      }
+      frame_bytes += length;
+      if (available_.size() == frame_bytes) return true;
+    }
+    if (closed_) return false;
+    std::size_t got = 0;
+    const std::size_t missing = frame_bytes - available_.size();
+    const Got state = read_some(buffer.data(), std::min(missing, buffer.size()), &got);
+    if (state == Got::kNothing) return false;
+    closed_ = state == Got::kClosed;
+    available_.append(buffer.data(), got);
+  }
 }
 
-bool terminate(int socket_fd, std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
-               std::uint64_t* confirmed) noexcept {
+Message LiveConnection::fetched() const {
+  return Message::parse_long(std::string_view(available_).substr(kFrameHeaderBytes));
+}
+
+/// True: an answer to a question that has had none yet, and now has.
+bool LiveConnection::takes_answer(const Message& message) {
+  const std::string& type = message.type();
+  if (type != "Clock" && type != "Resolved" && type != "Killed" && type != "Refused") return false;
+  const std::uint64_t request = message.number("request", 1, UINT64_MAX);
+  if (request <= answered_ || request > asked_) return false;
+  answered_ = request;
+  return true;
+}
+
+Look LiveConnection::judge() {
+  while (fetch()) {
+    const Message message = fetched();
+    available_.clear();
+    if (takes_answer(message)) continue;  // nobody waits for it any more
+    if (message.type() != "Terminate") return gone("it sent " + message.type());
+    return {PeerCheck::kTerminated, message.text("code"), message.text("text"),
+            message.number("last_sequence", 0, kSequenceMax)};
+  }
+  if (!closed_) return {};
+  return gone(available_.empty() ? "control connection closed"
+                                 : "control connection closed within a frame");
+}
+
+Look LiveConnection::look() noexcept {
+  try {
+    return judge();
+  } catch (...) {  // a frame that is none of ours, a broken connection, or no memory
+    Look failed;
+    failed.state = PeerCheck::kGone;
+    return failed;
+  }
+}
+
+bool LiveConnection::terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
+                               std::uint64_t* confirmed) noexcept {
   const Deadline deadline(timeout_ns);
   try {
-    // A gateway that ended the link first has closed its end, but its Terminate may be waiting.
-    (void)send_all(socket_fd, terminate_frame(last_order_sequence), deadline);
-  } catch (...) {
-    return false;
+    write(terminate_frame(last_order_sequence), deadline);
+  } catch (const std::exception&) {  // the gateway's own Terminate may be waiting all the same
   }
   for (;;) {
-    const Look seen = look_caught(socket_fd);
+    const Look seen = look();
     if (seen.state == PeerCheck::kTerminated) {
       if (confirmed != nullptr) *confirmed = seen.last_sequence;
       return true;
     }
     const int remaining_ms = deadline.remaining_ms();
     if (seen.state == PeerCheck::kGone || remaining_ms == 0) return false;
-    // A frame that is there in part keeps POLLIN up: pace the looks instead of spinning on it.
-    char byte = 0;
-    const bool in_part = ::recv(socket_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
-    pollfd entry{socket_fd, static_cast<short>(in_part ? 0 : POLLIN), 0};
-    (void)::poll(&entry, 1, in_part ? std::min(remaining_ms, 1) : remaining_ms);
+    pollfd entry{fd(), POLLIN, 0};
+    (void)::poll(&entry, 1, remaining_ms);
   }
+}
+
+/// Passes over the answers before that of `request`.
+Message LiveConnection::await_answer(std::uint64_t request, const Deadline& deadline) {
+  for (;;) {
+    while (!fetch()) {
+      if (closed_) {
+        throw Error(
+            ErrorKind::kHandshake,
+            "the connection was closed before the answer was complete; see the gateway's log",
+            ECONNRESET);
+      }
+      await_ready(fd(), POLLIN, deadline);
+    }
+    Message message = fetched();
+    if (message.type() == "Terminate") return message;  // and stays for check()
+    if (!takes_answer(message)) {                       // stays too: the link is over
+      throw Error(ErrorKind::kHandshake,
+                  "the gateway sent '" + message.type() + "', which answers no question of ours");
+    }
+    available_.clear();
+    if (answered_ == request) return message;
+  }
+}
+
+Message LiveConnection::ask(MessageWriter& question, Turn turn, std::uint64_t timeout_ns) {
+  const Deadline deadline(timeout_ns);
+  if (turn == Turn::kInTurn && answered_ != asked_) {
+    Message owed = await_answer(asked_, deadline);
+    if (owed.type() == "Terminate") return owed;
+  }
+  const std::string frame = question.number("request", asked_ + 1).frame();
+  ++asked_;
+  write(frame, deadline);
+  return await_answer(asked_, deadline);
 }
 
 }  // namespace rdmaorder::control

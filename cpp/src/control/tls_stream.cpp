@@ -87,7 +87,7 @@ void TlsStream::write(std::string_view data, const Deadline& deadline) {
   flush(deadline);  // memory took it all: control frames are one record or a few
 }
 
-TlsStream::Got TlsStream::read_some(char* data, std::size_t bytes, std::size_t* got) {
+Got TlsStream::read_some(char* data, std::size_t bytes, std::size_t* got) {
   for (;;) {
     ::ERR_clear_error();
     if (::SSL_read_ex(ssl_.get(), data, bytes, got) == 1) return Got::kData;
@@ -113,7 +113,7 @@ std::string TlsStream::binding() const {
 }
 
 /// From the socket to OpenSSL, once.
-TlsStream::Got TlsStream::fill() {
+Got TlsStream::fill() {
   char buffer[kReadBytes];
   ssize_t got = 0;
   do {

@@ -38,7 +38,6 @@ class TlsStream {
   /// Sends all of it; returns also when the peer has closed. Throws Error: kTimeout, kSystem.
   void write(std::string_view data, const Deadline& deadline);
 
-  enum class Got { kData, kNothing, kClosed };
   /// Never waits. kData: *got bytes. Throws Error: kSystem, kHandshake (broken TLS).
   Got read_some(char* data, std::size_t bytes, std::size_t* got);
 
