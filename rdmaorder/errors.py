@@ -108,7 +108,9 @@ class NotConnected(SendError):
 
 
 class SessionClosed(SendError):
-    """The session was closed, here or by the gateway. Make a new session."""
+    """The session was closed, here or by the gateway, or belongs to the process that forked this
+    one. Make a new session; one that the gateway ended may also :meth:`Session.reconnect`.
+    """
 
 
 class Halted(SendError):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 
 from rdmaorder import _core
-from rdmaorder.errors import ConfigError, RdmaOrderError, Refused
+from rdmaorder.errors import ConfigError, RdmaOrderError, Refused, SessionClosed
 from rdmaorder.messages import (
     FATE_RECORD,
     SCHEMA_ID,
@@ -68,6 +68,9 @@ class Session(_core.SessionCore):
     ``help(Session.new_order)``. A call that raises has written nothing, but for a batch of which
     the exception's ``sent`` messages went.
 
+    A session belongs to the process that made it. In a forked child it is dead: everything raises
+    SessionClosed, and closing or dropping it leaves the parent's link alone.
+
     A context manager: leaving it closes the session.
     """
 
@@ -109,10 +112,13 @@ class Session(_core.SessionCore):
     def maintain(self, timeout_s: float = 0.05) -> bool:
         """One look at the session, for a strategy's loop: a dead link is replaced (reconnect, tried
         for ``timeout_s``), and each event is given to the ``on_event`` of :func:`connect`. True
-        when the session can send. Never raises for a gateway that is not there."""
+        when the session can send. Never raises for a gateway that is not there; SessionClosed for a
+        session that :meth:`close` ended."""
         if self.status()["state"] in ("dead", "closed"):
             try:
                 self.reconnect(timeout_s)
+            except SessionClosed:
+                raise
             except RdmaOrderError:  # its cause is in status(); the next call tries again
                 self.dispatch_events()
                 return False
@@ -204,7 +210,7 @@ class Session(_core.SessionCore):
         cannot repeat it. Then: messages that were written and never applied are told by an event
         NOT_APPLIED; reports from the first one not yet polled on are replayed, their ``flags`` with
         FLAG_POSS_RESEND. Raises what :func:`connect` raises; the session is then dead and may try
-        again.
+        again. SessionClosed after :meth:`close`: make a new session.
         """
         _core.session_reconnect(self, _to_ns("timeout_s", timeout_s))
 
@@ -213,7 +219,7 @@ class Session(_core.SessionCore):
         return _core.session_latency(self, reset)
 
     def close(self, timeout_s: float = 1.0) -> bool:
-        """Ends the session's link. True when the gateway confirmed every message sent.
+        """Ends the session's link for good. True when the gateway confirmed every message sent.
 
         Reports that have not been polled stay in the gateway's journal. Idempotent.
         """

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <map>
@@ -100,6 +101,10 @@ class GatewayCore {
     if (python_handler_ != nullptr) python_handler_->count_errors_in(errors);
   }
   ~GatewayCore() {
+    if (::getpid() != process_) {  // its threads, links and journal are the parent's, not the fork's
+      (void)gateway_.release();
+      return;
+    }
     const py::gil_scoped_release release;  // the receiver may be waiting for the GIL
     gateway_.reset();
   }
@@ -412,6 +417,7 @@ class GatewayCore {
   journal::ScanResult recovered_;
   std::uint64_t in_doubt_ = 0;
   py::object stamps_;  ///< kept while the receiver writes into it
+  pid_t process_ = ::getpid();
   std::unique_ptr<Gateway> gateway_;
 };
 

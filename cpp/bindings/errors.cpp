@@ -30,6 +30,10 @@ const char* class_of(ErrorKind kind) {
       return "TransportError";
     case ErrorKind::kJournal:
       return "JournalError";
+    case ErrorKind::kClosed:
+      return "SessionClosed";
+    case ErrorKind::kInterrupted:
+      break;  // what interrupted is the exception already
   }
   return "RdmaOrderError";
 }
@@ -41,6 +45,7 @@ py::object from_messages(const char* name) {
 }
 
 void set_python_error(const Error& error) {
+  if (error.kind() == ErrorKind::kInterrupted && PyErr_Occurred() != nullptr) return;
   py::dict keywords;
   if (error.kind() == ErrorKind::kSystem || error.kind() == ErrorKind::kJournal) {
     keywords["error_number"] = error.error_number();

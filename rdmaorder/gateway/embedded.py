@@ -112,6 +112,7 @@ class Gateway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._process = os.getpid()
 
     def _tell_in_doubt(self, handler: object) -> None:
         in_doubt = self._core.journal_state().get("in_doubt", 0)
@@ -185,8 +186,8 @@ class Gateway:
 
     def stop(self) -> None:
         """Drains: takes every order already written, tells the strategies, ends both threads, syncs
-        the journal. Idempotent."""
-        if self._stopped:
+        the journal. Idempotent. In a forked child nothing: the gateway is the parent's."""
+        if self._stopped or os.getpid() != self._process:
             return
         self._stopped = True
         self._core.announce_closing()

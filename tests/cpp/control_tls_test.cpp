@@ -115,6 +115,21 @@ TEST_P(ControlTlsLink, goes_on_when_answers_come_after_their_time) {
   EXPECT_TRUE(link.connection->terminate(40, kPatienceNs, nullptr));
 }
 
+TEST_P(ControlTlsLink, outlives_the_copy_of_a_forked_child) {
+  const auto gateway = start(GetParam());
+  Established link = connect(request(url_of(*gateway, "port=1")), &maker_);
+  gateway->await("\"activated\":[[0,101,true]]");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    link.connection->disown();
+    link.connection.reset();
+    ::_exit(0);
+  }
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+  EXPECT_LT(measure_clock(*link.connection, kPatienceNs).bound_ns, kPatienceNs);
+  EXPECT_TRUE(link.connection->terminate(40, kPatienceNs, nullptr));
+}
+
 TEST_P(ControlTlsLink, tells_a_shutdown_of_the_gateway_and_its_reason) {
   const auto gateway = start(GetParam());
   const Established link = connect(request(url_of(*gateway, "port=1")), &maker_);

@@ -159,6 +159,18 @@ TEST(Liveness, EndsByCloseOnceAndForGood) {
   EXPECT_EQ(gateway.session->state(), LinkState::kClosed);
 }
 
+TEST(Liveness, IsGivenNoNewLinkOnceThisSideClosed) {
+  PlayedGateway gateway;
+  gateway.session->close(0);
+  try {
+    gateway.session->reconnect(kHour);
+    ADD_FAILURE() << "reconnected";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kClosed) << error.what();
+  }
+  EXPECT_EQ(gateway.session->state(), LinkState::kClosed);
+}
+
 TEST(Liveness, ConfirmsACloseOnlyWhenTheGatewayHasEveryOrder) {
   for (const std::uint64_t confirmed : {3U, 2U}) {
     PlayedGateway gateway({.with_socket = true});

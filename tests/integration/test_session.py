@@ -296,6 +296,13 @@ def test_closing_is_confirmed_and_final(start_gateway: StartGateway, connect: Co
     assert session.try_cancel_order(22, 1) == ro.Status.CLOSED
     with pytest.raises(ro.SessionClosed, match="try_send_batch"):
         session.try_send_batch(batch_of(1))
+    for again in (session.reconnect, session.resolve, session.maintain):
+        with pytest.raises(
+            ro.SessionClosed, match=r"closed by this side .* connect\(\) makes a new"
+        ):
+            again()
+    with pytest.raises(ro.errors.Refused, match=r"connect\(\) makes a new session"):
+        session.measure_clock()
     status = session.status()
     assert (status["state"], status["next_sequence"]) == ("closed", 21)
     assert len(take(session, 20)) == 20  # what had arrived is still delivered

@@ -162,6 +162,8 @@ class Connection {
   /// once more. An answer that comes after its time is passed over by the next call of whatever
   /// kind. Throws Error: kTimeout, kSystem, kHandshake (closed, or no answer of ours).
   virtual Message ask(MessageWriter& question, Turn turn, std::uint64_t timeout_ns) = 0;
+  /// In a forked child: its end is no end of the connection, which the parent goes on with.
+  virtual void disown() noexcept {}
   [[nodiscard]] virtual int fd() const noexcept = 0;
 };
 

@@ -8,13 +8,15 @@
 namespace rdmaorder {
 
 enum class ErrorKind {
-  kConfig,     ///< a setting out of range or contradictory
-  kSystem,     ///< a system call failed; `error_number` is its errno
-  kHandshake,  ///< the peer spoke, but not this protocol or version
-  kRefused,    ///< the peer understood and refused; `code` is its reason
-  kTimeout,    ///< the peer did not answer in time
-  kTransport,  ///< a link could not be made
-  kJournal,    ///< a journal could not be opened, or is damaged
+  kConfig,       ///< a setting out of range or contradictory
+  kSystem,       ///< a system call failed; `error_number` is its errno
+  kHandshake,    ///< the peer spoke, but not this protocol or version
+  kRefused,      ///< the peer understood and refused; `code` is its reason
+  kTimeout,      ///< the peer did not answer in time
+  kTransport,    ///< a link could not be made
+  kJournal,      ///< a journal could not be opened, or is damaged
+  kClosed,       ///< the session was closed by this side, or belongs to another process
+  kInterrupted,  ///< the waiting thread was told to stop (interruption.hpp)
 };
 
 /// `what()` names the operation, the object, the cause and the remedy in one line.

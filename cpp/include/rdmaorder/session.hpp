@@ -1,9 +1,10 @@
 // Strategy side of a session: sends orders, polls reports, knows whether the gateway is alive.
 //
-// One thread uses a session. The send and poll paths make no system call, allocate nothing and
-// throw nothing; results are Status values. Liveness costs one TSC read a call: the gateway's
-// heartbeat is looked at every half heartbeat interval, the control socket only when a beat is
-// late.
+// One thread uses a session, of the process that made it: in a forked child it is DEAD, sends are
+// refused as closed, and its end leaves the parent's link alone (session_fork.cpp). The send and
+// poll paths make no system call, allocate nothing and throw nothing; results are Status values.
+// Liveness costs one TSC read a call: the gateway's heartbeat is looked at every half heartbeat
+// interval, the control socket only when a beat is late.
 #pragma once
 
 #include <bit>
@@ -56,7 +57,8 @@ class Session {
   /// keys, the same sequences. Tries until the gateway takes it or `timeout_ns` have passed; throws
   /// Error then, and at once for a refusal that time does not mend. The session stays DEAD after a
   /// failure and may try again. What was written and never applied is told as an event kNotApplied
-  /// (or resent, SessionConfig::on_gap); the reports from next_report_sequence() on are replayed.
+  /// (or resent, SessionConfig::resend_on_gap); the reports from next_report_sequence() on are
+  /// replayed.
   void reconnect(std::uint64_t timeout_ns);
   /// Over a link that exists already (tests, benchmarks, an embedded gateway). `connection`
   /// may be empty.
@@ -111,8 +113,8 @@ class Session {
   /// send and poll call it by themselves; call it when doing neither for long.
   void check_link() noexcept { check_link_at(ticks()); }
 
-  /// Graceful end: waits up to `timeout_ns` for the gateway's Terminate. True when it confirmed
-  /// every sequence sent. Idempotent.
+  /// Graceful end, for good: waits up to `timeout_ns` for the gateway's Terminate. True when it
+  /// confirmed every sequence sent. Idempotent.
   bool close(std::uint64_t timeout_ns) noexcept;
 
   // --- after a failure
@@ -138,7 +140,9 @@ class Session {
   /// kOk, or why a normal order would be refused now.
   [[nodiscard]] Status send_status() const noexcept { return gate_; }
   /// Why the link is not LIVE, in one line.
-  [[nodiscard]] const std::string& cause() const noexcept { return cause_; }
+  [[nodiscard]] const std::string& cause() const noexcept {
+    return foreign_ ? foreign_cause_ : cause_;
+  }
   /// The gateway's newest positions, state and heartbeat.
   [[nodiscard]] const wire::StatusLine& peer() const noexcept { return link_.peer(); }
   [[nodiscard]] std::uint64_t next_sequence() const noexcept {
@@ -236,6 +240,7 @@ class Session {
       std::unique_ptr<transport::Transport> transport);
   void resend(std::vector<std::uint64_t> slots) noexcept;
   [[nodiscard]] control::Connection& connection();
+  bool end(std::uint64_t timeout_ns) noexcept;
   void end_link() noexcept;
   void begin_link(control::Established established,
                   std::unique_ptr<transport::Transport> transport);
@@ -247,6 +252,10 @@ class Session {
   void update_gate() noexcept;
   void publish() noexcept;
   void start_clocks() noexcept;
+  void enlist();
+  void delist() noexcept;
+  void become_foreign() noexcept;
+  friend struct SessionRegistry;
 
   // hot
   std::uint32_t slot_bytes_;
@@ -280,6 +289,9 @@ class Session {
   std::uint64_t told_not_applied_end_ = 0;  ///< behind the last order told as not applied
   std::uint64_t throttled_since_ns_ = 0;    ///< the gateway's clock; 0: not, or its end was told
   std::string cause_;
+  std::string foreign_cause_;  ///< made beforehand: a forked child may be short of anything
+  bool foreign_ = false;       ///< inherited by a fork
+  bool closed_here_ = false;
   monitor::Histogram latency_ns_;
 };
 

@@ -15,6 +15,7 @@ namespace {
 class TlsConnection final : public LiveConnection {
  public:
   explicit TlsConnection(std::unique_ptr<TlsStream> stream) : stream_(std::move(stream)) {}
+  void disown() noexcept override { stream_->disown(); }
   int fd() const noexcept override { return stream_->fd(); }
 
  protected:

@@ -44,6 +44,8 @@ class TlsStream {
   /// The client's Finished message: a MAC over this very handshake and both certificates, which the
   /// gateway saw too. TLS 1.3 without resumption, so it is bound to this connection alone.
   [[nodiscard]] std::string binding() const;
+  /// Its end says nothing to the peer.
+  void disown() noexcept { peer_closed_ = true; }
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
 
  private:

@@ -13,6 +13,7 @@ constexpr std::uint32_t kPageCount = 1000;
 }  // namespace
 
 control::Connection& Session::connection() {
+  if (foreign_) throw Error(ErrorKind::kClosed, foreign_cause_);
   check_link();
   // A gateway that died a moment ago has not missed enough heartbeats yet; its socket tells at
   // once.
@@ -20,8 +21,9 @@ control::Connection& Session::connection() {
   if (established_.connection == nullptr || state_ == LinkState::kDead ||
       state_ == LinkState::kClosed) {
     throw Error(ErrorKind::kRefused,
-                "the session has no link (" + cause_ + "); reconnect() gives it one", 0,
-                "NotConnected");
+                "the session has no link (" + cause_ + "); " +
+                    (closed_here_ ? "connect() makes a new session" : "reconnect() gives it one"),
+                0, "NotConnected");
   }
   return *established_.connection;
 }

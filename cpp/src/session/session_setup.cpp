@@ -7,6 +7,7 @@
 #include "rdmaorder/transport/shm.hpp"
 #include "session/fault_seam.hpp"
 #include "session/keeping_transport.hpp"
+#include "session/session_registry.hpp"
 
 namespace rdmaorder {
 namespace {
@@ -102,6 +103,7 @@ Session::Session(const SessionConfig& config, control::Established established,
   start_clocks();
   tell_handshake();
   publish();
+  enlist();
 }
 
 // A check reads the gateway's line: it has to come over, meanwhile no report is seen, and the
@@ -115,7 +117,10 @@ void Session::start_clocks() noexcept {
   last_check_ticks_ = last_alive_ticks_ = last_line_ticks_ = ticks();
 }
 
-Session::~Session() { close(0); }
+Session::~Session() {
+  delist();
+  close(0);
+}
 
 std::unique_ptr<transport::Transport> Session::watched(
     std::unique_ptr<transport::Transport> transport) {
@@ -131,6 +136,11 @@ transport::Transport& Session::transport() noexcept {
 }
 
 bool Session::close(std::uint64_t timeout_ns) noexcept {
+  closed_here_ = true;
+  return end(timeout_ns);
+}
+
+bool Session::end(std::uint64_t timeout_ns) noexcept {
   if (state_ == LinkState::kClosed) return false;
   bool confirmed = false;
   if (established_.connection && state_ != LinkState::kDead) {
@@ -141,6 +151,7 @@ bool Session::close(std::uint64_t timeout_ns) noexcept {
   }
   if (state_ == LinkState::kLive) link_.transport().linger();  // the last orders and this line
   fail(LinkState::kClosed, "closed by this side");
+  if (foreign_ && established_.connection) established_.connection->disown();
   established_.connection.reset();
   return confirmed;
 }
@@ -148,7 +159,7 @@ bool Session::close(std::uint64_t timeout_ns) noexcept {
 /// Whatever state it is in, nothing of the old link is used any more.
 void Session::end_link() noexcept {
   constexpr std::uint64_t kTerminateTimeoutNs = 1'000'000'000;
-  if (state_ == LinkState::kLive) (void)close(kTerminateTimeoutNs);
+  if (state_ == LinkState::kLive) (void)end(kTerminateTimeoutNs);
   established_.connection.reset();  // the gateway sees the end and takes what is in the ring
   link_.transport().close();
   state_ = LinkState::kDead;
@@ -167,9 +178,13 @@ void Session::begin_link(control::Established established,
   std::vector<std::uint64_t> again;
   if (kept_ != nullptr) again = kept_->last(end, std::min(missing, ring));
   counts_.sent = counts().sent;
-  memory::Window old_window = std::move(established_.report_window);  // until the link has let go
-  established_ = std::move(established);
-  link_ = Link(link_config(established_), watched(std::move(transport)));
+  memory::Window old_window;  // until the link has let go
+  {
+    const std::lock_guard no_fork(SessionRegistry::get().mutex);
+    old_window = std::move(established_.report_window);
+    established_ = std::move(established);
+    link_ = Link(link_config(established_), watched(std::move(transport)));
+  }
   state_ = LinkState::kLive;
   cause_.clear();
   heartbeat_ = peer_heartbeat_ = 0;
@@ -186,6 +201,11 @@ void Session::begin_link(control::Established established,
 
 void Session::reconnect(std::uint64_t timeout_ns) {
   constexpr timespec kPause{0, 1'000'000};
+  if (foreign_) throw Error(ErrorKind::kClosed, foreign_cause_);
+  if (closed_here_) {
+    throw Error(ErrorKind::kClosed,
+                "this session was closed by this side and stays so; connect() makes a new one");
+  }
   end_link();
   control::ConnectRequest request = config_.connect;
   request.next_order_sequence = next_sequence();
