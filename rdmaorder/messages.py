@@ -55,6 +55,7 @@ from rdmaorder._values import (
 )
 
 __all__ = [
+    "BATCH_DTYPES",
     "BLOCK_BYTES",
     "BUY",
     "CANCEL_ORDER",
@@ -222,6 +223,9 @@ EXECUTION_REPORT: Final = MESSAGE_DTYPES[TemplateId.EXECUTION_REPORT]
 SESSION_EVENT: Final = MESSAGE_DTYPES[TemplateId.SESSION_EVENT]
 #: any message, the block left raw: the dtype for arrays that mix templates
 SLOT: Final[np.dtype[np.void]] = np.dtype([*_HEADER, ("block", f"V{BLOCK_BYTES}"), *_COMMIT])
+
+#: Dtypes of a batch (Session.send_batch).
+BATCH_DTYPES: Final = (NEW_ORDER, REPLACE_ORDER, CANCEL_ORDER, MASS_CANCEL, SLOT)
 
 #: What a handler is given: any order message, with the field names of a new order. Records of
 #: another template_id are read through as_replaces, as_cancels and as_mass_cancels.

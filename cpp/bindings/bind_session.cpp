@@ -65,6 +65,7 @@ void session_connect(const py::object& core, const std::string& url, const std::
   }
   state->send_timeout_ns = send_timeout_ns;
   state->report_dtype = from_messages("REPORT_RECORD");
+  state->batch_dtypes = from_messages("BATCH_DTYPES");
   state->scratch.resize(256);
   delete object_of(core)->state;
   object_of(core)->state = state.release();

@@ -169,6 +169,46 @@ PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyOb
 
 // --- batches
 
+[[gnu::cold, gnu::noinline]] bool no_batch(PyObject* dtype, std::uint32_t slot_bytes,
+                                           const char* function) {
+  if (slot_bytes == wire::kSlotBytesDefault) {
+    PyErr_Format(PyExc_TypeError,
+                 "%s: a batch has the dtype NEW_ORDER, REPLACE_ORDER, CANCEL_ORDER, MASS_CANCEL or "
+                 "SLOT of rdmaorder.messages (rdmaorder.new_orders(n) makes one), or V64, not %S",
+                 function, dtype);
+  } else {
+    PyErr_Format(PyExc_TypeError,
+                 "%s: a batch of this session has whole slots of %u bytes (numpy.zeros(n, 'V%u'), "
+                 "or a structured dtype of that size), not %S",
+                 function, static_cast<unsigned>(slot_bytes), static_cast<unsigned>(slot_bytes),
+                 dtype);
+  }
+  return false;
+}
+
+/// Looks through the order dtypes, and takes raw bytes of a slot's size; over 64 bytes any
+/// structured dtype of that size, for the slots there are the caller's own.
+[[gnu::cold, gnu::noinline]] bool is_order_dtype(SessionState& state, PyObject* dtype) {
+  const std::uint32_t slot_bytes = state.session->slot_bytes();
+  bool good = false;
+  if (slot_bytes == wire::kSlotBytesDefault) {
+    for (const py::handle known : state.batch_dtypes) good = good || known.ptr() == dtype;
+    for (const py::handle known : state.batch_dtypes) {
+      if (good) break;
+      const int equal = PyObject_RichCompareBool(dtype, known.ptr(), Py_EQ);
+      if (equal < 0) return false;
+      good = equal == 1;
+    }
+  }
+  const auto facts = py::reinterpret_borrow<py::dtype>(dtype);
+  if (!good) {
+    good = facts.kind() == 'V' && facts.itemsize() == static_cast<py::ssize_t>(slot_bytes) &&
+           (slot_bytes != wire::kSlotBytesDefault || !facts.has_fields());
+  }
+  if (good) state.batch_dtype = facts;  // its next batch passes at a glance
+  return good;
+}
+
 /// A borrowed buffer of whole slots.
 class SlotBuffer {
  public:
@@ -178,8 +218,16 @@ class SlotBuffer {
   ~SlotBuffer() {
     if (view_.obj != nullptr) PyBuffer_Release(&view_);
   }
-  /// False, with a Python error that names `function`, for anything but an array of whole slots.
-  bool open(PyObject* object, std::uint32_t slot_bytes, const char* function) {
+  /// False, with a Python error that names `function`, for anything but an array of whole slots:
+  /// of an order dtype, or a buffer without dtype whose items have a slot's size.
+  bool open(SessionState& state, PyObject* object, const char* function) {
+    const std::uint32_t slot_bytes = state.session->slot_bytes();
+    if (py::isinstance<py::array>(object)) {
+      PyObject* dtype = py::detail::array_proxy(object)->descr;
+      if (RDMAORDER_UNLIKELY(dtype != state.batch_dtype.ptr()) && !is_order_dtype(state, dtype)) {
+        return PyErr_Occurred() == nullptr && no_batch(dtype, slot_bytes, function);
+      }
+    }
     if (!PyObject_CheckBuffer(object)) {
       PyErr_Format(PyExc_TypeError,
                    "%s: a batch is an array of slot records (rdmaorder.new_orders(n) makes one), "
@@ -196,8 +244,7 @@ class SlotBuffer {
     }
     if (view_.itemsize != slot_bytes || view_.len % slot_bytes != 0) {
       PyErr_Format(PyExc_ValueError,
-                   "%s: a batch has records of %u bytes (rdmaorder.new_orders(n) makes one), this "
-                   "has items of %zd",
+                   "%s: a batch has whole slots of %u bytes, this buffer has items of %zd",
                    function, static_cast<unsigned>(slot_bytes), view_.itemsize);
       return false;
     }
@@ -231,7 +278,7 @@ std::size_t send_some(Session& session, const SlotBuffer& buffer, std::size_t fr
 PyObject* try_send_batch(PyObject* self, PyObject* array) {
   SessionState* state = usable_state(self);
   SlotBuffer buffer;
-  if (state == nullptr || !buffer.open(array, state->session->slot_bytes(), "try_send_batch")) {
+  if (state == nullptr || !buffer.open(*state, array, "try_send_batch")) {
     return nullptr;
   }
   if (buffer.count() == 0) return PyLong_FromLong(0);
@@ -247,7 +294,7 @@ PyObject* try_send_batch(PyObject* self, PyObject* array) {
 PyObject* send_batch(PyObject* self, PyObject* array) {
   SessionState* state = usable_state(self);
   SlotBuffer buffer;
-  if (state == nullptr || !buffer.open(array, state->session->slot_bytes(), "send_batch")) {
+  if (state == nullptr || !buffer.open(*state, array, "send_batch")) {
     return nullptr;
   }
   std::size_t sent = 0;
@@ -407,7 +454,9 @@ PyMethodDef g_methods[] = {
      "send_batch($self, slots, /)\n--\n\n"
      "Write an array of slot records (rdmaorder.new_orders(n) and its like, or SLOT) without\n"
      "copying it into Python objects; returns its length. The array is not changed; record i gets\n"
-     "the sequence next_sequence + i. Waits for room; an exception's sent tells how many went."},
+     "the sequence next_sequence + i. Waits for room; an exception's sent tells how many went.\n"
+     "Raw slots go as they are: an array of V64, or a buffer that is no array, with items of 64\n"
+     "bytes. TypeError for an array of another dtype."},
     {"try_send_batch", as_method(&try_send_batch), METH_O,
      "try_send_batch($self, slots, /)\n--\n\n"
      "Like send_batch, but never waits: returns how many were written, counted from the first."},

@@ -27,6 +27,8 @@ struct SessionState {
   static constexpr std::size_t kRecycledCount = 16;
   std::array<std::array<pybind11::object, 2>, kRecycledCount + 1> recycled;
   pybind11::object report_dtype;
+  pybind11::tuple batch_dtypes;  ///< of the order messages
+  pybind11::object batch_dtype;  ///< of the newest batch that was good
   std::vector<wire::ReportRecord> scratch;
 };
 

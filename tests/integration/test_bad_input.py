@@ -18,7 +18,7 @@ from handshake_support import NEGOTIATE, Client
 
 import rdmaorder as ro
 from rdmaorder.gateway.protocol import encode_frame
-from rdmaorder.messages import SLOT, Records
+from rdmaorder.messages import NEW_ORDER, ORDER_RECORD, REPORT_RECORD, SLOT, Records
 
 # -- connecting --------------------------------------------------------------------------------
 
@@ -342,18 +342,28 @@ BAD_BATCHES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "none": (lambda: None, TypeError, "a batch is an array of slot records"),
     "numbers": (
         lambda: np.zeros(16, np.uint64),
-        ValueError,
-        "a batch has records of 64 bytes (rdmaorder.new_orders(n) makes one), this has items of 8",
+        TypeError,
+        "a batch has the dtype NEW_ORDER, REPLACE_ORDER, CANCEL_ORDER, MASS_CANCEL or SLOT of "
+        "rdmaorder.messages (rdmaorder.new_orders(n) makes one), or V64, not uint64",
     ),
-    "bytes": (lambda: bytes(128), ValueError, "this has items of 1"),
-    "wide records": (lambda: np.zeros(2, "V128"), ValueError, "this has items of 128"),
+    "texts of a slot's size": (lambda: np.zeros(2, "S64"), TypeError, "or V64, not |S64"),
+    "prices of a slot's size": (lambda: np.zeros(2, ("f8", 8)), TypeError, "not float64"),
+    "reports": (lambda: np.zeros(2, REPORT_RECORD), TypeError, "not [('order_sequence'"),
+    "records of a handler": (lambda: np.zeros(2, ORDER_RECORD), TypeError, "not [('block_length'"),
+    "big-endian orders": (
+        lambda: batch_of(2).astype(NEW_ORDER.newbyteorder(">")),
+        TypeError,
+        "('cl_ord_id', '>u8')",
+    ),
+    "bytes": (lambda: bytes(128), ValueError, "this buffer has items of 1"),
+    "wide records": (lambda: np.zeros(2, "V128"), TypeError, "or V64, not |V128"),
     "every second": (
         lambda: batch_of(8)[::2],
         ValueError,
         "the batch is not contiguous; numpy.ascontiguousarray(batch) copies it",
     ),
     "backwards": (lambda: batch_of(8)[::-1], ValueError, "the batch is not contiguous"),
-    "a field": (lambda: batch_of(8)["price"], ValueError, "the batch is not contiguous"),
+    "a field": (lambda: batch_of(8)["price"], TypeError, "not int64"),
     "misaligned": (
         misaligned,
         ValueError,
@@ -382,9 +392,25 @@ def test_a_batch_may_be_read_only_empty_mixed_and_is_never_changed(session: ro.S
     before = mixed.tobytes()
     assert session.send_batch(mixed) == 5
     assert session.send_batch(memoryview(mixed.copy())) == 5
-    reports = take(session, 10)
+    assert session.send_batch(mixed.view("V64")) == 5
+    equal = np.dtype(SLOT.descr)
+    assert equal is not SLOT
+    assert session.try_send_batch(mixed.astype(equal)) == 5
+    reports = take(session, 20)
     assert mixed.tobytes() == before
-    assert list(reports["cl_ord_id"]) == [1, 2, 3, 10, 11] * 2
+    assert list(reports["cl_ord_id"]) == [1, 2, 3, 10, 11] * 4
+
+
+def test_a_batch_of_wide_slots_is_of_their_size(
+    start_gateway: StartGateway, connect: Connect
+) -> None:
+    session = connect(start_gateway(), slot_bytes=128)
+    with pytest.raises(TypeError, match=r"whole slots of 128 bytes \(numpy.zeros\(n, 'V128'\)"):
+        session.send_batch(batch_of(3))
+    slots = np.zeros((3, 128), np.uint8)
+    slots[:, :56] = batch_of(3).view(np.uint8).reshape(3, 64)[:, :56]
+    assert session.send_batch(slots.view("V128").ravel()) == 3
+    assert list(take(session, 3)["cl_ord_id"]) == [1, 2, 3]
 
 
 REFUSED: list[tuple[str, Any, ro.Reason]] = [

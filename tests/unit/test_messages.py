@@ -253,6 +253,8 @@ def test_quantities_that_do_not_fit_the_exponent_are_refused() -> None:
         scale_decimal("92233720368.54775808", -8)
     with pytest.raises(InputError, match="exponent 40"):
         scale_decimal("1", 40)
+    with pytest.raises(TypeError, match="exponent must be an integer such as -8, not 'x'"):
+        scale_decimal("1.5", "x")  # type: ignore[arg-type]
 
 
 # --- errors -------------------------------------------------------------------------------------
