@@ -60,9 +60,10 @@ void session_connect(const py::object& core, const std::string& url, const std::
   config.dead_after_ns = dead_after_ns;
   auto state = std::make_unique<SessionState>();
   {
-    const py::gil_scoped_release release;
+    const Waiting waiting;
     state->session = Session::connect(config);
   }
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
   state->send_timeout_ns = send_timeout_ns;
   state->report_dtype = from_messages("REPORT_RECORD");
   state->batch_dtypes = from_messages("BATCH_DTYPES");
@@ -182,21 +183,7 @@ bool session_wait_readable(const py::object& core, std::uint64_t timeout_ns) {
   return state.session->readable();
 }
 
-bool session_close(const py::object& core, std::uint64_t timeout_ns) {
-  SessionObject* object = object_of(core);
-  if (object->state == nullptr) return false;
-  SessionState& state = state_of(core);
-  state.busy = true;
-  bool confirmed = false;
-  {
-    const py::gil_scoped_release release;
-    confirmed = state.session->close(timeout_ns);
-  }
-  state.busy = false;
-  return confirmed;
-}
-
-/// Runs `question` of the session with the GIL released.
+/// Runs `question` of the session with the GIL released. A Ctrl-C during it wins over its answer.
 template <class Question>
 auto asked(const py::object& core, Question question) {
   SessionState& state = state_of(core);
@@ -205,12 +192,24 @@ auto asked(const py::object& core, Question question) {
     bool& busy;
     ~Idle() { busy = false; }
   } const idle{state.busy};
-  const py::gil_scoped_release release;
-  return question(*state.session);
+  auto answer = [&] {
+    const Waiting waiting;
+    return question(*state.session);
+  }();
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return answer;
+}
+
+bool session_close(const py::object& core, std::uint64_t timeout_ns) {
+  if (object_of(core)->state == nullptr) return false;
+  return asked(core, [&](Session& session) { return session.close(timeout_ns); });
 }
 
 void session_reconnect(const py::object& core, std::uint64_t timeout_ns) {
-  asked(core, [&](Session& session) { session.reconnect(timeout_ns); });
+  asked(core, [&](Session& session) {
+    session.reconnect(timeout_ns);
+    return true;
+  });
 }
 
 py::bytes bytes_of(const std::vector<OrderFate>& fates) {
@@ -247,6 +246,13 @@ monitor::Histogram session_latency(const py::object& core, bool reset) {
 }
 
 }  // namespace
+
+bool python_interrupts() noexcept {
+  const PyGILState_STATE held = PyGILState_Ensure();
+  const bool raised = PyErr_Occurred() != nullptr || PyErr_CheckSignals() != 0;
+  PyGILState_Release(held);
+  return raised;
+}
 
 py::dict verbs_facts(const transport::VerbsFacts& facts) {
   py::dict d;

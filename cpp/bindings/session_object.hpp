@@ -5,10 +5,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <unistd.h>
+
 #include <array>
 #include <memory>
 #include <vector>
 
+#include "rdmaorder/interruption.hpp"
 #include "rdmaorder/session.hpp"
 
 namespace rdmaorder::bindings {
@@ -41,6 +44,17 @@ void add_session_type(pybind11::module_& m);
 
 /// The state of a connected, idle session; null with a Python error set otherwise.
 SessionState* usable_state(PyObject* self);
+
+/// A signal handler of Python's raised. Asked without the GIL.
+bool python_interrupts() noexcept;
+
+/// The GIL is released, and what raises in a signal handler ends the wait. Python runs those in its
+/// main thread alone: no other needs to ask, and a thread that outlives the interpreter must not.
+struct Waiting {
+  Waiting() : interruption(::gettid() == ::getpid() ? &python_interrupts : nullptr) {}
+  const pybind11::gil_scoped_release release;
+  const Interruption interruption;
+};
 
 /// Waits with the GIL released until `ready()` is true, the deadline passes (false) or a signal
 /// handler raised (false, Python error set). Spins 20 us, then naps.

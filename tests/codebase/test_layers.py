@@ -29,7 +29,17 @@ ALLOWED["bindings"] = set(ALLOWED)
 # Public headers that stand at the top of the include folder.
 TOP_HEADERS = {
     **dict.fromkeys(
-        ("atomic_word", "clock", "config", "error", "fault_point", "platform", "status", "types"),
+        (
+            "atomic_word",
+            "clock",
+            "config",
+            "error",
+            "fault_point",
+            "interruption",
+            "platform",
+            "status",
+            "types",
+        ),
         "base",
     ),
     **{layer: layer for layer in ("control", "gateway", "journal", "monitor", "session")},

@@ -154,8 +154,8 @@ class Connection {
   /// file or an error, or when the process behind a Unix socket is exiting.
   virtual PeerCheck check(std::string* text) noexcept = 0;
   /// Sends Terminate (with the last order sequence written) and waits for the answer up to
-  /// `timeout_ns`. True when the gateway answered. `last_sequence` of the gateway goes to
-  /// *confirmed.
+  /// `timeout_ns` or until interrupted. True when the gateway answered. `last_sequence` of the
+  /// gateway goes to *confirmed.
   virtual bool terminate(std::uint64_t last_order_sequence, std::uint64_t timeout_ns,
                          std::uint64_t* confirmed) noexcept = 0;
   /// Numbers a question, sends it and waits for its answer, or for a Terminate, which check() tells

@@ -22,6 +22,8 @@ class Deadline {
       : timeout_ns_(timeout_ns), start_ns_(monotonic_ns()) {}
   /// Milliseconds left, rounded up, for poll(2); 0 when it has passed.
   [[nodiscard]] int remaining_ms() const noexcept;
+  /// How long to wait before looking again. Throws Error(kInterrupted).
+  [[nodiscard]] int slice_ms() const;
   [[nodiscard]] std::uint64_t timeout_ns() const noexcept { return timeout_ns_; }
 
  private:
@@ -65,7 +67,7 @@ class Channel {
   [[nodiscard]] virtual int fd() const noexcept = 0;
 };
 
-/// Waits until `socket_fd` is ready for `events`. Throws Error: kTimeout, kSystem.
+/// Waits until `socket_fd` is ready for `events`. Throws Error: kTimeout, kSystem, kInterrupted.
 void await_ready(int socket_fd, short events, const Deadline& deadline);
 
 /// Frames over `socket`, a connected non-blocking stream socket without TLS.

@@ -9,6 +9,7 @@
 
 #include "control/peer_process.hpp"
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/interruption.hpp"
 
 namespace rdmaorder::control {
 namespace {
@@ -170,9 +171,9 @@ bool LiveConnection::terminate(std::uint64_t last_order_sequence, std::uint64_t 
       return true;
     }
     const int remaining_ms = deadline.remaining_ms();
-    if (seen.state == PeerCheck::kGone || remaining_ms == 0) return false;
+    if (seen.state == PeerCheck::kGone || remaining_ms == 0 || Interruption::wanted()) return false;
     pollfd entry{fd(), POLLIN, 0};
-    (void)::poll(&entry, 1, remaining_ms);
+    (void)::poll(&entry, 1, std::min(remaining_ms, Interruption::kSliceMs));
   }
 }
 

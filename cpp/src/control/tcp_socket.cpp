@@ -74,9 +74,9 @@ std::vector<Address> resolve(const Url& url, const Deadline& deadline) {
     std::thread([promise, host = url.host, port = url.port] {
       promise->set_value(look_up(host, port, AI_ADDRCONFIG));
     }).detach();
-    if (answer.wait_for(std::chrono::milliseconds(deadline.remaining_ms())) !=
-        std::future_status::ready) {
-      throw_timeout(url, "the name was not resolved", deadline);
+    while (answer.wait_for(std::chrono::milliseconds(deadline.slice_ms())) !=
+           std::future_status::ready) {
+      if (deadline.remaining_ms() == 0) throw_timeout(url, "the name was not resolved", deadline);
     }
     resolved = answer.get();
   }
@@ -104,15 +104,16 @@ void set_options(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(kUserTimeoutMs));
 }
 
-/// 0, or the errno of the attempt; ETIMEDOUT after `wait_ms`.
+/// 0, or the errno of the attempt; ETIMEDOUT after `wait_ms`. Throws Error(kInterrupted).
 int try_connect(int fd, const Address& address, int wait_ms) {
   if (::connect(fd, address.get(), address.bytes) == 0) return 0;
   if (errno != EINPROGRESS && errno != EINTR) return errno;
+  const Deadline attempt(static_cast<std::uint64_t>(wait_ms) * 1'000'000);
   pollfd entry{fd, POLLOUT, 0};
   int ready = 0;
   do {
-    ready = ::poll(&entry, 1, wait_ms);
-  } while (ready < 0 && errno == EINTR);
+    ready = ::poll(&entry, 1, attempt.slice_ms());
+  } while (ready == 0 ? attempt.remaining_ms() > 0 : ready < 0 && errno == EINTR);
   if (ready <= 0) return ETIMEDOUT;
   int error = 0;
   socklen_t bytes = sizeof error;

@@ -15,6 +15,7 @@
 #include "control/message.hpp"
 #include "rdmaorder/control.hpp"
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/interruption.hpp"
 
 namespace rdmaorder::control {
 namespace {
@@ -186,14 +187,13 @@ UniqueFd connect_socket(const std::string& path, const Deadline& deadline) {
     }
     if (errno == EINTR) continue;
     if (errno != EAGAIN) throw_connect_error(path, errno);
-    const int remaining_ms = deadline.remaining_ms();  // backlog full: a Unix socket has no queue
-    if (remaining_ms == 0) {
+    if (deadline.remaining_ms() == 0) {  // backlog full: a Unix socket has no queue
       throw Error(ErrorKind::kTimeout, "connect to gateway at " + path +
                                            ": it accepted nobody within " +
                                            std::to_string(deadline.timeout_ns() / 1'000'000) +
                                            " ms; is it stopped or overloaded?");
     }
-    ::poll(nullptr, 0, std::min(remaining_ms, kBacklogRetryMs));
+    ::poll(nullptr, 0, std::min(deadline.slice_ms(), kBacklogRetryMs));
   }
 }
 
@@ -220,16 +220,20 @@ int Deadline::remaining_ms() const noexcept {
   return static_cast<int>(std::min<std::uint64_t>(left_ms, 60'000));
 }
 
+int Deadline::slice_ms() const {
+  if (Interruption::wanted()) throw Error(ErrorKind::kInterrupted, "interrupted");
+  return std::min(remaining_ms(), Interruption::kSliceMs);
+}
+
 void await_ready(int socket_fd, short events, const Deadline& deadline) {
   for (;;) {
-    const int remaining_ms = deadline.remaining_ms();  // also ends a peer that trickles bytes
-    if (remaining_ms == 0) {
+    if (deadline.remaining_ms() == 0) {  // also ends a peer that trickles bytes
       throw Error(ErrorKind::kTimeout, "no answer within " +
                                            std::to_string(deadline.timeout_ns() / 1'000'000) +
                                            " ms; is it stopped or overloaded?");
     }
     pollfd entry{socket_fd, events, 0};
-    const int ready = ::poll(&entry, 1, remaining_ms);
+    const int ready = ::poll(&entry, 1, deadline.slice_ms());
     if (ready > 0) return;
     if (ready < 0 && errno != EINTR) throw_errno("poll", "the control socket", errno);
   }

@@ -2,6 +2,7 @@
 #include <cerrno>
 
 #include "rdmaorder/error.hpp"
+#include "rdmaorder/interruption.hpp"
 #include "rdmaorder/rdma_link.hpp"
 #include "rdmaorder/session.hpp"
 #include "rdmaorder/transport/shm.hpp"
@@ -225,6 +226,7 @@ void Session::reconnect(std::uint64_t timeout_ns) {
       if (!may_pass(error) || monotonic_ns() >= deadline_ns) throw;
     }
     nanosleep(&kPause, nullptr);
+    if (Interruption::wanted()) throw Error(ErrorKind::kInterrupted, "reconnect: interrupted");
   }
 }
 
