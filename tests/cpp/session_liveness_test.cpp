@@ -81,6 +81,45 @@ TEST(Liveness, DoesNotSuspectAGatewayBecauseTheStrategySlept) {
   EXPECT_EQ(gateway.session->state(), LinkState::kLive) << gateway.session->cause();
 }
 
+TEST(Liveness, TakesTheNextBeatForProofWhereTheClocksDiffer) {
+  PlayedGateway gateway({.heartbeat_interval_ns = 100'000'000,
+                         .suspect_after_ns = 400'000'000,
+                         .dead_after_ns = kHour});
+  gateway.clock_ahead_ns = kHour;
+  {
+    std::jthread beating([&](const std::stop_token& stop) {
+      for (; !stop.stop_requested(); nap_ms(1)) gateway.beat();
+    });
+    nap_ms(450);  // sends are rare
+    EXPECT_EQ(gateway.send(), Status::kOk) << gateway.session->cause();
+  }
+  nap_ms(450);
+  gateway.beat();
+  EXPECT_EQ(gateway.send(), Status::kOk) << "how far the clocks are apart is known now";
+  gateway.beat();
+  nap_ms(450);
+  EXPECT_EQ(gateway.send(), Status::kNotConnected) << "silent since";
+  gateway.beat();
+  EXPECT_EQ(gateway.send(), Status::kOk);
+}
+
+TEST(Liveness, LearnsTheGatewaysClockFromBeatsSeenAtOnce) {
+  PlayedGateway gateway({.heartbeat_interval_ns = 1'000'000,
+                         .suspect_after_ns = 400'000'000,
+                         .dead_after_ns = kHour});
+  gateway.clock_ahead_ns = kHour;
+  gateway.beat();
+  gateway.session->check_link();
+  nap_ms(450);
+  gateway.beat();
+  gateway.session->check_link();
+  EXPECT_EQ(gateway.session->state(), LinkState::kLive) << gateway.session->cause();
+  gateway.beat();
+  nap_ms(450);
+  gateway.session->check_link();
+  EXPECT_EQ(gateway.session->state(), LinkState::kSuspect);
+}
+
 TEST(Liveness, IsNoticedBySendingAndByPollingAlone) {
   for (const bool by_sending : {true, false}) {
     PlayedGateway gateway({.suspect_after_ns = 2'000'000, .dead_after_ns = 4'000'000});

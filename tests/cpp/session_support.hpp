@@ -84,7 +84,7 @@ class PlayedGateway {
   void beat(PeerState state = PeerState::kOpen) {
     OwnState own;
     own.heartbeat = ++heartbeat_;
-    own.time_ns = realtime_ns();
+    own.time_ns = realtime_ns() + clock_ahead_ns;
     own.state = state;
     ASSERT_EQ(link->publish(own), Status::kOk);
   }
@@ -153,6 +153,7 @@ class PlayedGateway {
   memory::Window report_window;  ///< the strategy's memory, mapped once more
   ring::Geometry report_geometry;
   memory::UniqueFd socket;
+  std::uint64_t clock_ahead_ns = 0;  ///< of the gateway's clock
   FaultTransport* to_gateway = nullptr;
   FaultTransport* to_strategy = nullptr;
   std::unique_ptr<Link> link;

@@ -232,7 +232,8 @@ class Session {
                       std::uint64_t* now) noexcept;
   void after_poll(std::uint32_t delivered, Status status) noexcept;
   void check_link_at(std::uint64_t now) noexcept;
-  [[nodiscard]] std::uint64_t line_age_ns() const noexcept;
+  [[nodiscard]] std::int64_t line_age_ns() const noexcept;
+  [[nodiscard]] bool sees_another_beat(std::uint64_t* now) noexcept;
   void judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept;
   void ask_socket() noexcept;
   void fail(LinkState state, const std::string& cause) noexcept;
@@ -278,6 +279,7 @@ class Session {
   std::vector<std::uint64_t> wide_inbound_;  ///< reports in slots over 64 bytes
   std::uint64_t heartbeat_ = 0;              ///< own, told to the gateway
   std::uint64_t peer_heartbeat_ = 0;
+  std::int64_t clock_offset_ns_ = 0;  ///< this CLOCK_REALTIME minus the gateway's, as last learnt
   std::uint64_t suspect_after_ticks_ = 0;
   std::uint64_t dead_after_ticks_ = 0;
   std::uint64_t last_alive_ticks_ = 0;

@@ -3,6 +3,8 @@
 // socket the process itself is looked at, which tells sooner). A write that was acknowledged by a
 // NIC is no evidence at all.
 #include <algorithm>
+#include <cstdlib>
+#include <ctime>
 
 #include "rdmaorder/session.hpp"
 
@@ -29,21 +31,42 @@ void Session::check_link_at(std::uint64_t now) noexcept {
   update_gate();
 }
 
-// Age of the peer's status line by the two CLOCK_REALTIMEs, whichever of them is ahead.
-std::uint64_t Session::line_age_ns() const noexcept {
-  const std::uint64_t now_ns = realtime_ns();
-  const std::uint64_t line_ns = link_.peer().time_ns;
-  return now_ns > line_ns ? now_ns - line_ns : line_ns - now_ns;
+// Age of the peer's status line: this CLOCK_REALTIME against the gateway's and what was learnt of
+// how far they are apart. Negative where that has changed.
+std::int64_t Session::line_age_ns() const noexcept {
+  return static_cast<std::int64_t>(realtime_ns() - link_.peer().time_ns) - clock_offset_ns_;
+}
+
+// A gateway that lives beats within an interval. The wait is no usual send's: only after a pause,
+// and only while the clocks disagree with what is known of them.
+bool Session::sees_another_beat(std::uint64_t* now) noexcept {
+  constexpr timespec kNap{0, 20'000};
+  const std::uint64_t start = *now;
+  const std::uint64_t patience = std::min(3 * interval_ticks_, suspect_after_ticks_);
+  while (link_.peer().heartbeat == peer_heartbeat_) {
+    if (*now - start > patience) return false;
+    nanosleep(&kNap, nullptr);
+    *now = ticks();
+    if (link_.refresh_peer() == Status::kCorrupt) return false;  // the next look tells
+  }
+  peer_heartbeat_ = link_.peer().heartbeat;
+  last_check_ticks_ = *now;
+  clock_offset_ns_ += line_age_ns();
+  return true;
 }
 
 void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check) noexcept {
   if (link_.peer().heartbeat != peer_heartbeat_) {
     peer_heartbeat_ = link_.peer().heartbeat;
     // New beats prove life at some moment since the last look. When that was long ago, the time in
-    // the line tells how old the newest beat is; if the clocks disagree about it the link counts as
-    // suspect (never as dead) until another beat is seen.
+    // the line tells how old the newest beat is, as far as the clocks are known: looks that are
+    // close together learn their offset. Where they disagree another beat has to come, or the link
+    // counts as suspect (never as dead) until one does.
+    if (since_last_check < suspect_after_ticks_ / 4) clock_offset_ns_ += line_age_ns();
     const bool recent =
-        since_last_check < suspect_after_ticks_ || line_age_ns() < config_.suspect_after_ns;
+        since_last_check < suspect_after_ticks_ ||
+        std::abs(line_age_ns()) < static_cast<std::int64_t>(config_.suspect_after_ns) ||
+        sees_another_beat(&now);
     last_alive_ticks_ = recent ? now : now - suspect_after_ticks_;
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);

@@ -116,6 +116,7 @@ void Session::start_clocks() noexcept {
   dead_after_ticks_ = rate_.from_ns(config_.dead_after_ns);
   // The handshake has just shown life.
   last_check_ticks_ = last_alive_ticks_ = last_line_ticks_ = ticks();
+  clock_offset_ns_ = 0;
 }
 
 Session::~Session() {
