@@ -40,6 +40,8 @@ def _parse_decimal(value: str | SupportsIndex | Decimal, what: str) -> tuple[int
 
 
 def _scale(value: str | SupportsIndex | Decimal, exponent: int, what: str) -> int:
+    if not isinstance(exponent, int):
+        raise TypeError(f"exponent must be an integer such as -8, not {exponent!r}")
     if not -_EXPONENT_MAX <= exponent <= _EXPONENT_MAX:
         raise InputError(f"exponent {exponent} is outside -{_EXPONENT_MAX} .. {_EXPONENT_MAX}")
     number, power = _parse_decimal(value, what)

@@ -124,9 +124,11 @@ class Journal:
         odd = records["payload_bytes"] != _MESSAGE_BYTES
         if odd.any():
             size = int(records["payload_bytes"][odd][0]) + 8
+            owner = self._names[int(self._owner[rows[odd]][0])]
             raise JournalError(
-                f"the journal holds {kind.name.lower()}s in slots of {size} bytes, which are not "
-                f"messages of this schema; use select() and decode the payload"
+                f"session {owner!r} has {kind.name.lower()}s in slots of {size} bytes, which are "
+                f"not told apart here; name another session, or use select({owner!r}) and decode "
+                "the payload"
             )
         return records, payload_bytes(records)[:, :_MESSAGE_BYTES], rows
 

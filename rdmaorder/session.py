@@ -293,7 +293,9 @@ def connect(
     """
     if on_gap not in ("report", "resend"):
         raise ConfigError(f'on_gap must be "report" or "resend", not {on_gap!r}')
-    if debug:
+    if on_event is not None and not callable(on_event):
+        raise ConfigError(f"on_event must be a function of one SessionEvent, not {on_event!r}")
+    if _flag("debug", debug):
         connect_timeout_s = send_timeout_s = suspect_after_s = _DEBUG_TIMEOUT_S
         dead_after_s = 2 * _DEBUG_TIMEOUT_S
         print(_DEBUG_BANNER.format(session=session), file=sys.stderr, flush=True)
@@ -312,7 +314,7 @@ def connect(
         next_report_sequence=_integer(
             "next_report_sequence", next_report_sequence, 0, _SEQUENCE_MAX
         ),
-        undelivered_reports=bool(resume),
+        undelivered_reports=_flag("resume", resume),
         connect_timeout_ns=_to_ns("connect_timeout_s", connect_timeout_s),
         send_timeout_ns=_to_ns("send_timeout_s", send_timeout_s),
         suspect_after_ns=_to_ns("suspect_after_s", suspect_after_s),
@@ -331,6 +333,12 @@ def connect(
 def _text(name: str, value: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{name} must be a string, not {value!r}")
+    return value
+
+
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {value!r}")
     return value
 
 

@@ -110,6 +110,23 @@ struct MassCancelCall {
   }
 };
 
+/// Why, and what to do, where the link itself is in order; empty where its cause tells.
+std::string refusal_of(const Session& session, Status status) {
+  const wire::StatusLine& peer = session.peer();
+  if (session.state() != LinkState::kLive) return {};
+  if (status == Status::kHalted) {
+    return std::string(": the gateway takes no new orders (") + reason_name(peer.reason) +
+           ") until an operator resumes it; cancels pass";
+  }
+  if (status == Status::kThrottled) {
+    return ": the gateway refuses orders above its rate (max_orders_per_s) just now; send slower";
+  }
+  if (status == Status::kClosed) {
+    return ": the gateway is shutting down; reconnect() when it is back";
+  }
+  return {};
+}
+
 [[gnu::cold, gnu::noinline]] PyObject* refuse(SessionState& state, Status status,
                                               const char* function, std::uint64_t sent = 0) {
   std::string message = std::string(function) + ": " + status_name(status);
@@ -119,6 +136,8 @@ struct MassCancelCall {
                " ms; poll reports, send slower, or ask for more order_slots";
   } else if (!state.session->cause().empty()) {
     message += ": " + state.session->cause();
+  } else {
+    message += refusal_of(*state.session, status);
   }
   set_python_error(status, message, sent);
   return nullptr;

@@ -24,6 +24,9 @@ from rdmaorder.messages import NEW_ORDER, ORDER_RECORD, REPORT_RECORD, SLOT, Rec
 
 SECONDS = "must be 0 .. 86400 seconds, not"
 BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"on_event": 5}, "on_event must be a function of one SessionEvent, not 5"),
+    ({"resume": "no"}, "resume must be True or False, not 'no'"),
+    ({"debug": 1}, "debug must be True or False, not 1"),
     ({"url": 7}, "url must be a string, not 7"),
     ({"session": None}, "session must be a string, not None"),
     ({"order_slots": 7}, "order_slots must be 8 .. 1048576, not 7"),

@@ -267,7 +267,10 @@ def test_a_halted_gateway_takes_cancels_only_until_it_resumes(
     gateway.halt()
     eventually(lambda: session.status()["send_status"] == "halted", "the strategy sees it")
     before = session.next_sequence
-    with pytest.raises(ro.Halted, match=r"^new_order: halted") as raised:
+    why = r"new orders \(halted\) until an operator resumes it; cancels pass$"
+    with pytest.raises(
+        ro.Halted, match=rf"^new_order: halted: the gateway takes no {why}"
+    ) as raised:
         order(session, 2)
     assert raised.value.sent == 0
     assert session.try_new_order(2, 7, 1, 5, 1) == ro.Status.HALTED
@@ -284,6 +287,23 @@ def test_a_halted_gateway_takes_cancels_only_until_it_resumes(
 
 
 # -- the end -----------------------------------------------------------------------------------
+
+
+@pytest.mark.shm_only
+def test_a_session_that_the_gateway_ended_says_so_and_may_have_a_new_link(
+    start_gateway: StartGateway, connect: Connect
+) -> None:
+    gateway = start_gateway(heartbeat_us=1_000_000)
+    session = connect(gateway)
+    gateway.stop()
+    eventually(lambda: session.status()["send_status"] == "closed", "the strategy sees it")
+    why = r"^new_order: closed: the gateway (is shutting down; reconnect|ended the session)"
+    with pytest.raises(ro.SessionClosed, match=why):
+        order(session, 1)
+    start_gateway()
+    session.reconnect(PATIENCE_S)
+    assert order(session, 1) == 1
+    take(session, 1)
 
 
 def test_closing_is_confirmed_and_final(start_gateway: StartGateway, connect: Connect) -> None:
