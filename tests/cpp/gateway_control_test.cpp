@@ -69,8 +69,8 @@ TEST(GatewayKill, OfManyTakesAllOutBeforeItWaitsForAny) {
   const std::uint32_t all[] = {0, 7, 1, 2};
   constexpr std::uint64_t kMinute = 60'000'000'000;
   const auto results = rig.gateway->kill(all, monotonic_ns() - kMinute);
-  EXPECT_EQ(told, (std::vector<std::string>{"closed", "gone", "closed", "gone", "cancel 0",
-                                            "cancel 1", "cancel 2"}));
+  EXPECT_EQ(told, (std::vector<std::string>{"fenced", "fenced", "closed", "gone", "closed", "gone",
+                                            "cancel 0", "cancel 1", "cancel 2"}));
   EXPECT_EQ(rig.journal->sync_now_count, 1U) << "one for all";
   EXPECT_EQ(rig.journal->of_kind(journal::RecordKind::kKill).size(), 3U);
   ASSERT_EQ(results.size(), 4U);

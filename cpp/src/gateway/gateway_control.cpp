@@ -26,16 +26,21 @@ GatewaySession& existing(GatewaySession* session, std::uint32_t session_index) {
   return *session;
 }
 
+/// The peer can write no more when this returns: its permission is taken; where the device did not
+/// confirm that, the queue pair is gone. Over shared memory nobody looks at the window any more.
+void take_permission(transport::Transport& transport) noexcept {
+  auto* verbs = dynamic_cast<transport::VerbsTransport*>(&transport);
+  if (verbs != nullptr && !ok(verbs->fence())) transport.close();
+}
+
 }  // namespace
 
-/// The peer can write no more once its permission is taken, which comes first; where the device did
-/// not confirm that, once the queue pair is gone. Over shared memory nobody looks at the window any
-/// more. Only then do the last reports get their time, unless the session was killed.
+/// Only once the peer's permission is taken do the last reports get their time, unless the session
+/// was killed.
 std::uint64_t Gateway::fence(std::uint32_t session_index, std::unique_ptr<Link> link,
                              memory::Window window, std::uint64_t since_ns) {
   transport::Transport& transport = link->transport();
-  auto* verbs = dynamic_cast<transport::VerbsTransport*>(&transport);
-  if (verbs != nullptr && !ok(verbs->fence())) transport.close();
+  take_permission(transport);
   const std::uint64_t fence_ns = monotonic_ns() - since_ns;
   bool killed = false;
   receiver_->call([&] {
@@ -60,8 +65,8 @@ KillResult Gateway::kill(std::uint32_t session_index) {
 std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_indices,
                                       std::uint64_t since_ns) {
   struct Ended {
+    memory::Window window;  // outlives the link that has it written
     std::unique_ptr<Link> link;
-    memory::Window window;
   };
   const std::size_t count = session_indices.size();
   std::vector<KillResult> results(count);
@@ -86,16 +91,22 @@ std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_ind
       results[i].epoch = ended[i].link->epoch();
     }
   });
-  // First every queue pair: to close one may take its time.
-  for (const Ended& each : ended) {
-    if (each.link == nullptr) continue;
-    auto* verbs = dynamic_cast<transport::VerbsTransport*>(&each.link->transport());
-    if (verbs != nullptr) (void)verbs->fence();
-  }
+  // First every permission: to close a link may take its time.
   for (std::size_t i = 0; i < count; ++i) {
-    auto& [link, window] = ended[i];
-    if (link == nullptr) continue;
-    results[i].fence_ns = fence(session_indices[i], std::move(link), std::move(window), since_ns);
+    if (ended[i].link == nullptr) continue;
+    take_permission(ended[i].link->transport());
+    results[i].fence_ns = monotonic_ns() - since_ns;
+  }
+  receiver_->call([&] {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (ended[i].link != nullptr) receiver_->count_fence(session_indices[i], results[i].fence_ns);
+    }
+  });
+  for (Ended& each : ended) {
+    if (each.link == nullptr) continue;
+    each.link->transport().close();
+    each.link.reset();
+    each.window = {};
   }
   // Only now: a disk may take its time, the fences may not.
   const bool any = std::any_of(results.begin(), results.end(), std::mem_fn(&KillResult::recorded));
