@@ -58,9 +58,16 @@ MadeLink make_link(const control::ConnectRequest& request) {
   return made;
 }
 
+/// Of an RDMA device on either end: its port is down, its GID or its neighbour not there yet. The
+/// link worked before, so that is worth waiting for.
+bool is_of_device(const Error& error) {
+  return error.kind() == ErrorKind::kTransport || error.code() == "BadEndpoint";
+}
+
 /// Refusals that may be gone a moment later: the gateway has not seen the end of the old link yet,
-/// or is being restarted, or ended while it was asked.
+/// or is being restarted, or ended while it was asked; and what devices need to come back.
 bool may_pass(const Error& error) {
+  if (is_of_device(error)) return true;
   if (error.kind() == ErrorKind::kSystem || error.kind() == ErrorKind::kTimeout) return true;
   if (error.error_number() == ECONNRESET) return true;
   const std::string& code = error.code();
@@ -203,6 +210,7 @@ void Session::begin_link(control::Established established,
 
 void Session::reconnect(std::uint64_t timeout_ns) {
   constexpr timespec kPause{0, 1'000'000};
+  constexpr timespec kDevicePause{0, 50'000'000};  // each try is a whole handshake
   if (foreign_) throw Error(ErrorKind::kClosed, foreign_cause_);
   if (closed_here_) {
     throw Error(ErrorKind::kClosed,
@@ -225,9 +233,9 @@ void Session::reconnect(std::uint64_t timeout_ns) {
     } catch (const Error& error) {
       cause_ = std::string("reconnect: ") + error.what();
       if (!may_pass(error) || monotonic_ns() >= deadline_ns) throw;
+      nanosleep(is_of_device(error) ? &kDevicePause : &kPause, nullptr);
+      if (Interruption::wanted()) throw Error(ErrorKind::kInterrupted, "reconnect: interrupted");
     }
-    nanosleep(&kPause, nullptr);
-    if (Interruption::wanted()) throw Error(ErrorKind::kInterrupted, "reconnect: interrupted");
   }
 }
 
