@@ -101,7 +101,7 @@ class GatewayCore {
     if (python_handler_ != nullptr) python_handler_->count_errors_in(errors);
   }
   ~GatewayCore() {
-    if (::getpid() != process_) {  // its threads, links and journal are the parent's, not the fork's
+    if (::getpid() != process_) {  // threads, links and journal are the parent's, not a fork's
       (void)gateway_.release();
       return;
     }
