@@ -185,6 +185,22 @@ TEST_F(ControlLink, owes_one_long_answer_at_most_and_kills_at_once) {
   EXPECT_EQ(peer.receive().type(), "Kill");
 }
 
+TEST_F(ControlLink, takes_the_answer_to_what_was_looked_up_behind_that_to_a_kill) {
+  ask_in_vain(1, 1000);
+  EXPECT_THROW((void)kill(*own_, 1), Error);
+  gateway_says(MessageWriter("Killed")
+                   .number("request", 2)
+                   .number("canceled", 0)
+                   .number("fence_ns", 1)
+                   .number("sessions", 1)
+                   .number("recorded", 1)
+                   .frame());
+  gateway_says(resolved(1, 1, 1000));
+  EXPECT_EQ(check(), PeerCheck::kQuiet) << text_;
+  gateway_says(kShutdown);
+  EXPECT_EQ(check(), PeerCheck::kTerminated) << text_;
+}
+
 TEST_F(ControlLink, leaves_a_terminate_in_place_of_an_answer_to_the_next_look) {
   gateway_says(kShutdown);
   try {

@@ -123,21 +123,20 @@ Message LiveConnection::fetched() const {
   return Message::parse_long(std::string_view(available_).substr(kFrameHeaderBytes));
 }
 
-/// True: an answer to a question that has had none yet, and now has.
-bool LiveConnection::takes_answer(const Message& message) {
+/// Number of the open question that this answers, which is open no longer; 0: of none. What the
+/// gateway has to look up may be answered behind a later question.
+std::uint64_t LiveConnection::take_answer(const Message& message) {
   const std::string& type = message.type();
-  if (type != "Clock" && type != "Resolved" && type != "Killed" && type != "Refused") return false;
+  if (type != "Clock" && type != "Resolved" && type != "Killed" && type != "Refused") return 0;
   const std::uint64_t request = message.number("request", 1, UINT64_MAX);
-  if (request <= answered_ || request > asked_) return false;
-  answered_ = request;
-  return true;
+  return std::erase(open_, request) != 0 ? request : 0;
 }
 
 Look LiveConnection::judge() {
   while (fetch()) {
     const Message message = fetched();
     available_.clear();
-    if (takes_answer(message)) continue;  // nobody waits for it any more
+    if (take_answer(message) != 0) continue;  // nobody waits for it any more
     if (message.type() != "Terminate") return gone("it sent " + message.type());
     return {PeerCheck::kTerminated, message.text("code"), message.text("text"),
             message.number("last_sequence", 0, kSequenceMax)};
@@ -191,23 +190,24 @@ Message LiveConnection::await_answer(std::uint64_t request, const Deadline& dead
     }
     Message message = fetched();
     if (message.type() == "Terminate") return message;  // and stays for check()
-    if (!takes_answer(message)) {                       // stays too: the link is over
+    const std::uint64_t answered = take_answer(message);
+    if (answered == 0) {  // stays too: the link is over
       throw Error(ErrorKind::kHandshake,
                   "the gateway sent '" + message.type() + "', which answers no question of ours");
     }
     available_.clear();
-    if (answered_ == request) return message;
+    if (answered == request) return message;
   }
 }
 
 Message LiveConnection::ask(MessageWriter& question, Turn turn, std::uint64_t timeout_ns) {
   const Deadline deadline(timeout_ns);
-  if (turn == Turn::kInTurn && answered_ != asked_) {
-    Message owed = await_answer(asked_, deadline);
+  while (turn == Turn::kInTurn && !open_.empty()) {
+    Message owed = await_answer(open_.back(), deadline);
     if (owed.type() == "Terminate") return owed;
   }
   const std::string frame = question.number("request", asked_ + 1).frame();
-  ++asked_;
+  open_.push_back(++asked_);
   write(frame, deadline);
   return await_answer(asked_, deadline);
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "control/channel.hpp"
 #include "control/message.hpp"
@@ -46,15 +47,15 @@ class LiveConnection : public Connection {
  private:
   bool fetch();
   [[nodiscard]] Message fetched() const;
-  bool takes_answer(const Message& message);
+  std::uint64_t take_answer(const Message& message);
   Message await_answer(std::uint64_t request, const Deadline& deadline);
   Look judge();
   Look look() noexcept;
 
   std::string available_;  ///< of one frame, never beyond its end
   bool closed_ = false;
-  std::uint64_t asked_ = 0;     ///< number of the last question
-  std::uint64_t answered_ = 0;  ///< of the last one answered; the gateway answers in order
+  std::uint64_t asked_ = 0;          ///< number of the last question
+  std::vector<std::uint64_t> open_;  ///< questions without an answer: one, and kills
 };
 
 }  // namespace rdmaorder::control
