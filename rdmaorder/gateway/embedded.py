@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import operator
+import os
 import threading
 import time
 from enum import IntEnum
