@@ -76,6 +76,7 @@ def start_gateway(tmp_path: Path, transport: str) -> Iterator[StartGateway]:
     yield start
     for gateway in started:
         gateway.stop()
+    for gateway in started:  # one may have the place of another that was stopped before
         assert not Path(gateway.counters_path).exists()
         assert not Path(gateway.url.removeprefix("shm://")).exists()
     left = [t.name for t in set(threading.enumerate()) - threads_before if t.name == "ro-control"]
