@@ -145,10 +145,9 @@ std::optional<std::uint64_t> Gateway::cancel_gone(std::uint32_t session_index,
   std::optional<std::uint64_t> count;
   receiver_->call([&] {
     GatewaySession& session = existing(receiver_->find(session_index), session_index);
-    if (session.link != nullptr || session.attaching ||
-        monotonic_ns() - session.gone_since_ns < gone_for_ns) {
-      return;
-    }
+    if (session.link != nullptr || session.attaching) return;
+    // Without a link in this run it is gone for as long as anybody asks, whatever the uptime.
+    if (session.gone_since_ns != 0 && monotonic_ns() - session.gone_since_ns < gone_for_ns) return;
     count = receiver_->cancel_orders(session, gateway::every_order(), why);
   });
   return count;
