@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The suites of sessions and gateways run over either transport."""
     text = "what gateways of the fixtures listen on; rdma needs devices (tests/rdma/README.md)"
     parser.addoption("--transport", choices=("shm", "rdma"), default="shm", help=text)
+
+
+def pytest_configure() -> None:
+    """What whoever started the run has it ignore (nohup, a shell's background job) would be ignored
+    by every program that it starts, too. A handler is not inherited by those: they have the
+    default."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,7 +19,13 @@ from handshake_support import (
     memfd,
 )
 
-RESOLVE: dict[str, Any] = {"type": "Resolve", "what": "open", "from_sequence": 1, "count": 10}
+RESOLVE: dict[str, Any] = {
+    "type": "Resolve",
+    "request": 1,
+    "what": "open",
+    "from_sequence": 1,
+    "count": 10,
+}
 
 
 @pytest.fixture
@@ -64,7 +70,7 @@ def test_a_kill_waits_for_no_inquiry(gateway: Running) -> None:
         assert victim.receive()[0]["code"] == "LinkFailed"
     with gateway.client() as victim:
         victim.connect("victim")
-        assert victim.ask({"type": "Kill"})["type"] == "Killed", "its own neither"
+        assert victim.ask({"type": "Kill", "request": 1})["type"] == "Killed", "its own neither"
     gateway.core.may_answer.set()
     for client in clients:
         assert client.receive()[0]["type"] == "Resolved"
@@ -103,10 +109,10 @@ def test_who_asks_again_gets_one_answer(gateway: Running) -> None:
     (client,) = asking(gateway, "alpha")
     eventually(lambda: gateway.core.inquiries == [0], "the first is under way")
     client.send(RESOLVE)
-    assert client.ask({"type": "Clock"})["type"] == "Clock"
+    assert client.ask({"type": "Clock", "request": 2})["type"] == "Clock"
     gateway.core.may_answer.set()
     assert client.receive()[0]["type"] == "Resolved"
-    assert client.ask({"type": "Clock"})["type"] == "Clock"
+    assert client.ask({"type": "Clock", "request": 2})["type"] == "Clock"
     client.socket.close()
 
 
@@ -154,7 +160,8 @@ def test_a_link_that_fails_before_its_connection_is_live_is_ended(gateway: Runni
     gateway.core.attach_shm = attach  # type: ignore[method-assign]
     with gateway.client() as client:
         client.connect()
-        assert client.ask({"type": "Clock"})["type"] == "Clock", "the next link is another"
+        answer = client.ask({"type": "Clock", "request": 2})
+        assert answer["type"] == "Clock", "the next link is another"
 
 
 # -- kills and cancels -------------------------------------------------------------------------
@@ -184,7 +191,7 @@ def test_an_operators_kill_waits_for_no_strategys(gateway: Running) -> None:
     clients = [gateway.client() for _ in names]
     for name, client in zip(names, clients, strict=True):
         client.connect(name)
-        client.send({"type": "Kill"})
+        client.send({"type": "Kill", "request": 1})
     with gateway.client() as victim:
         victim.connect("victim")
         assert operate(gateway, "OperatorKill", "victim")["type"] == "Killed"
