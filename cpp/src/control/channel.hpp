@@ -69,6 +69,12 @@ class Channel {
 
 /// Waits until `socket_fd` is ready for `events`. Throws Error: kTimeout, kSystem, kInterrupted.
 void await_ready(int socket_fd, short events, const Deadline& deadline);
+/// Never waits. kData: *got bytes. Throws Error(kSystem).
+Got receive_some(int socket_fd, char* data, std::size_t bytes, std::size_t* got);
+/// Sends of `outgoing` what goes without waiting, and takes it off; all of it when the peer has
+/// closed: what that said before is still to be received. True when nothing is left. Throws
+/// Error(kSystem).
+bool send_some(int socket_fd, std::string* outgoing);
 
 /// Frames over `socket`, a connected non-blocking stream socket without TLS.
 std::unique_ptr<Channel> make_plain_channel(memory::UniqueFd socket, std::string peer);

@@ -1,7 +1,6 @@
 #include "control/liveness.hpp"
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -45,34 +44,12 @@ class PlainConnection final : public LiveConnection {
 };
 
 Got PlainConnection::read_some(char* data, std::size_t bytes, std::size_t* got) {
-  ssize_t read = 0;
-  do {
-    read = ::recv(socket_.get(), data, bytes, MSG_DONTWAIT);
-  } while (read < 0 && errno == EINTR);
-  if (read > 0) {
-    *got = static_cast<std::size_t>(read);
-    return Got::kData;
-  }
-  if (read < 0 && errno == EAGAIN) return Got::kNothing;
-  if (read < 0 && errno != ECONNRESET) throw_errno("receive from", "the control socket", errno);
-  return Got::kClosed;
+  return receive_some(socket_.get(), data, bytes, got);
 }
 
 void PlainConnection::write(std::string_view frame, const Deadline& deadline) {
   outgoing_.append(frame);
-  while (!outgoing_.empty()) {
-    const ssize_t sent =
-        ::send(socket_.get(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent >= 0) {
-      outgoing_.erase(0, static_cast<std::size_t>(sent));
-    } else if (errno == EPIPE || errno == ECONNRESET) {
-      outgoing_.clear();  // what the peer said before is still to be received
-    } else if (errno == EAGAIN) {
-      await_ready(socket_.get(), POLLOUT, deadline);
-    } else if (errno != EINTR) {
-      throw_errno("send to", "the control socket", errno);
-    }
-  }
+  while (!send_some(socket_.get(), &outgoing_)) await_ready(socket_.get(), POLLOUT, deadline);
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <cerrno>
 
@@ -115,23 +114,15 @@ std::string TlsStream::binding() const {
 /// From the socket to OpenSSL, once.
 Got TlsStream::fill() {
   char buffer[kReadBytes];
-  ssize_t got = 0;
-  do {
-    got = ::recv(socket_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  if (got > 0) {
-    // Memory takes it whole or there is no memory left.
-    if (::BIO_write(::SSL_get_rbio(ssl_.get()), buffer, static_cast<int>(got)) != got) {
-      throw Error(ErrorKind::kSystem, "no memory for what the gateway sent", ENOMEM);
-    }
-    return Got::kData;
+  std::size_t got = 0;
+  const Got state = receive_some(socket_.get(), buffer, sizeof buffer, &got);
+  if (state == Got::kClosed) peer_closed_ = true;
+  // Memory takes it whole or there is no memory left.
+  const int bytes = static_cast<int>(got);
+  if (state == Got::kData && ::BIO_write(::SSL_get_rbio(ssl_.get()), buffer, bytes) != bytes) {
+    throw Error(ErrorKind::kSystem, "no memory for what the gateway sent", ENOMEM);
   }
-  if (got < 0 && errno == EAGAIN) return Got::kNothing;
-  if (got < 0 && errno != ECONNRESET) {
-    throw_errno("receive from", "the control socket", errno);
-  }
-  peer_closed_ = true;
-  return Got::kClosed;
+  return state;
 }
 
 /// From OpenSSL to the socket as far as it goes without waiting. True when nothing is left.
@@ -143,20 +134,7 @@ bool TlsStream::flush_some() {
     outgoing_.append(pending, static_cast<std::size_t>(bytes));
     (void)BIO_reset(source);
   }
-  while (!outgoing_.empty()) {
-    const ssize_t sent =
-        ::send(socket_.get(), outgoing_.data(), outgoing_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent >= 0) {
-      outgoing_.erase(0, static_cast<std::size_t>(sent));
-    } else if (errno == EPIPE || errno == ECONNRESET) {
-      outgoing_.clear();  // what the peer said before is still to be received
-    } else if (errno == EAGAIN) {
-      return false;
-    } else if (errno != EINTR) {
-      throw_errno("send to", "the control socket", errno);
-    }
-  }
-  return true;
+  return send_some(socket_.get(), &outgoing_);
 }
 
 void TlsStream::flush(const Deadline& deadline) {

@@ -239,6 +239,37 @@ void await_ready(int socket_fd, short events, const Deadline& deadline) {
   }
 }
 
+Got receive_some(int socket_fd, char* data, std::size_t bytes, std::size_t* got) {
+  ssize_t read = 0;
+  do {
+    read = ::recv(socket_fd, data, bytes, MSG_DONTWAIT);
+  } while (read < 0 && errno == EINTR);
+  if (read > 0) {
+    *got = static_cast<std::size_t>(read);
+    return Got::kData;
+  }
+  if (read < 0 && errno == EAGAIN) return Got::kNothing;
+  if (read < 0 && errno != ECONNRESET) throw_errno("receive from", "the control socket", errno);
+  return Got::kClosed;
+}
+
+bool send_some(int socket_fd, std::string* outgoing) {
+  while (!outgoing->empty()) {
+    const ssize_t sent =
+        ::send(socket_fd, outgoing->data(), outgoing->size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) {
+      outgoing->erase(0, static_cast<std::size_t>(sent));
+    } else if (errno == EPIPE || errno == ECONNRESET) {
+      outgoing->clear();
+    } else if (errno == EAGAIN) {
+      return false;
+    } else if (errno != EINTR) {
+      throw_errno("send to", "the control socket", errno);
+    }
+  }
+  return true;
+}
+
 std::unique_ptr<Channel> make_plain_channel(UniqueFd socket, std::string peer) {
   return std::make_unique<PlainChannel>(std::move(socket), std::move(peer));
 }
