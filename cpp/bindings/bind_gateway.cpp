@@ -4,7 +4,9 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 
 #include "bindings.hpp"

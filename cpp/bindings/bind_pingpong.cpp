@@ -5,6 +5,9 @@
 #include <pybind11/stl.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <optional>
+
 #include "bindings.hpp"
 #include "rdmaorder/pingpong.hpp"
 #include "rdmaorder/rdma_link.hpp"

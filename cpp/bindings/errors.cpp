@@ -1,3 +1,5 @@
+#include <exception>
+
 #include "bindings.hpp"
 
 namespace rdmaorder::bindings {

@@ -1,6 +1,7 @@
 // The hot entries of a session: METH_FASTCALL builtins. pybind11's dispatch costs 130-540 ns a
 // call; these parse scalars, positional or keyword, straight out of the vectorcall arguments.
 #include <algorithm>
+#include <new>
 
 #include "bindings.hpp"
 #include "fast_arguments.hpp"

@@ -1,6 +1,7 @@
 #include "python_handler.hpp"
 
 #include <cstring>
+#include <exception>
 
 #include "bindings.hpp"
 #include "rdmaorder/clock.hpp"

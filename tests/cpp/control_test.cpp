@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <initializer_list>
 
 #include "control_support.hpp"
 

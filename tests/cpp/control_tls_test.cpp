@@ -2,6 +2,8 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+#include <initializer_list>
+
 #include "control_tls_support.hpp"
 
 namespace rdmaorder::control {

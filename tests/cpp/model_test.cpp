@@ -2,6 +2,7 @@
 // taken away is a planted bug: the search must find it, or it would find nothing.
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <deque>
 #include <string>
 #include <unordered_map>

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <exception>
 #include <string>
 
 #include "rdmaorder/error.hpp"

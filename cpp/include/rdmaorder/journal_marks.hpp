@@ -2,6 +2,7 @@
 // does not read the journal from its beginning.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

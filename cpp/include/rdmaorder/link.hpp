@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "rdmaorder/atomic_word.hpp"
 #include "rdmaorder/platform.hpp"

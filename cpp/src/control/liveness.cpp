@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <exception>
 
 #include "control/peer_process.hpp"
 #include "rdmaorder/error.hpp"

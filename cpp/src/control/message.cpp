@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
 #include <msgpack.hpp>
 
 #include "rdmaorder/control.hpp"

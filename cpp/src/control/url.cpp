@@ -5,6 +5,7 @@
 #include <charconv>
 #include <iterator>
 #include <optional>
+#include <string_view>
 
 #include "rdmaorder/control.hpp"
 #include "rdmaorder/error.hpp"

@@ -8,6 +8,8 @@
 
 #include <infiniband/verbs.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace rdmaorder::transport {

@@ -1,4 +1,5 @@
 // The words for what ended a link: how the device says it, what it means, what to do.
+#include <cerrno>
 #include <cstring>
 
 #include "transport/verbs/verbs_link.hpp"
