@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -85,6 +85,31 @@ def read(directory: Directory, *, batch_records: int = BATCH_RECORDS) -> Iterato
     batch. Raises JournalError when the directory or a segment header cannot be read.
     """
     return batches(_core.JournalReader(os.fspath(directory)), batch_records)
+
+
+class Reading:
+    """Batches of a journal to its end, where ``result`` says how that was: a segment header that
+    cannot be read is damage like any other, what lies before it has been read."""
+
+    def __init__(self, directory: Directory, batch_records: int = BATCH_RECORDS) -> None:
+        self._reader = _core.JournalReader(os.fspath(directory))
+        self._batch_records = batch_records
+        self._header_damage = ""
+
+    def __iter__(self) -> Iterator[Records]:
+        try:
+            yield from batches(self._reader, self._batch_records)
+        except JournalError as error:
+            if error.errno:  # a call that failed says nothing of the journal
+                raise
+            self._header_damage = str(error)
+
+    @property
+    def result(self) -> ScanResult:
+        found = ScanResult(**self._reader.result)
+        if self._header_damage:
+            return replace(found, clean=False, damage=self._header_damage)
+        return found
 
 
 def require_segments(directory: Directory, result: ScanResult) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from rdmaorder import _core
 from rdmaorder._journal_records import (
-    BATCH_RECORDS,
     Directory,
+    Reading,
     RecordKind,
     Records,
     ScanResult,
     SessionNames,
-    batches,
     payload_bytes,
     require_segments,
     u64_at,
 )
-from rdmaorder.errors import JournalError
 
 #: ranges listed per session and direction; beyond that they are only counted
 _LISTED_RANGES: Final = 1000
@@ -154,24 +150,15 @@ def verify(directory: Directory) -> VerifyResult:
     Raises JournalError when the directory cannot be read or holds no journal; a segment header
     that cannot be read is damage, and what lies before it is still counted.
     """
-    reader = _core.JournalReader(os.fspath(directory))
+    reading = Reading(directory)
     names = SessionNames()
     checks: dict[str, SessionCheck] = {}
-    header_damage = ""
-    try:
-        for batch in batches(reader, BATCH_RECORDS):
-            for piece in names.split(batch):
-                for index in np.unique(piece["session_index"]).tolist():
-                    name = names.name(index)
-                    check = checks.setdefault(name, SessionCheck(name))
-                    check.take(piece[piece["session_index"] == index])
-    except JournalError as error:
-        if error.errno:  # a call that failed says nothing of the journal
-            raise
-        header_damage = str(error)
-    facts = dict(reader.result)
-    if header_damage:
-        facts.update(clean=False, damage=header_damage)
-    result = ScanResult(**facts)
+    for batch in reading:
+        for piece in names.split(batch):
+            for index in np.unique(piece["session_index"]).tolist():
+                name = names.name(index)
+                check = checks.setdefault(name, SessionCheck(name))
+                check.take(piece[piece["session_index"] == index])
+    result = reading.result
     require_segments(directory, result)
     return VerifyResult(result, tuple(checks.values()))

@@ -109,15 +109,14 @@ def run_cat(args: argparse.Namespace) -> int:
 
 
 def _cat(args: argparse.Namespace) -> int:
-    from rdmaorder import _core
-    from rdmaorder._journal_records import batches
+    from rdmaorder._journal_records import Reading
     from rdmaorder.cli.journal_records import Decoder
     from rdmaorder.errors import InputError, JournalError
 
     kind = RecordKind[args.kind.upper()] if args.kind else None
     show = _printer(args.format, sys.stdout)
     decoder = Decoder()
-    reader = _core.JournalReader(args.directory)
+    reading = Reading(args.directory, _BATCH_RECORDS)
     session_seen = False
     left = args.limit
 
@@ -128,28 +127,20 @@ def _cat(args: argparse.Namespace) -> int:
         session_seen = True
         return kind is None or record_kind == kind
 
-    header_damage = ""
-    try:
-        for batch in batches(reader, _BATCH_RECORDS):
-            for fields in decoder.records(batch, wanted):
-                if fields["position"] < args.from_position:
-                    continue
-                show(fields)
-                if left is not None:
-                    left -= 1
-                    if left == 0:
-                        return 0
-    except JournalError as error:
-        if error.errno:  # a call that failed says nothing of the journal
-            raise
-        header_damage = str(error)
-    result = dict(reader.result)
-    if header_damage:
-        result.update(clean=False, damage=header_damage)
-    if result["segment_count"] == 0 and result["clean"]:
+    for batch in reading:
+        for fields in decoder.records(batch, wanted):
+            if fields["position"] < args.from_position:
+                continue
+            show(fields)
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    return 0
+    result = reading.result
+    if result.segment_count == 0 and result.clean:
         raise JournalError(f"no journal in {args.directory}: it holds no segment files")
-    if not result["clean"]:
-        print(f"rdmaorder: journal damaged: {result['damage']}", file=sys.stderr)
+    if not result.clean:
+        print(f"rdmaorder: journal damaged: {result.damage}", file=sys.stderr)
         return 1
     if args.session is not None and not session_seen:
         known = ", ".join(decoder.sessions) or "none"
