@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdmaorder import _core
-from rdmaorder.errors import ConfigError
+from rdmaorder.errors import ConfigError, TransportError
 
 __all__ = ["Source", "device_towards", "list_devices", "listing_source"]
 
@@ -43,8 +43,8 @@ def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
     ``source``: what to ask, by default listing_source(). What pyverbs cannot read is asked of
     libibverbs again, whose errors say more.
 
-    Raises TransportError without libibverbs; ConfigError where pyverbs is asked for and cannot be
-    imported."""
+    Raises TransportError without libibverbs, or where pyverbs is asked for and cannot list;
+    ConfigError where it cannot be imported."""
     if source == "pyverbs" and listing_source() != "pyverbs":
         raise ConfigError(
             "pyverbs cannot be imported by this Python: apt-get install python3-pyverbs (for "
@@ -53,14 +53,30 @@ def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
     if (source or listing_source()) == "libibverbs":
         return _core.rdma_devices()
     verbs = importlib.import_module("pyverbs.device")
-    failure = importlib.import_module("pyverbs.pyverbs_error").PyverbsError
+    failures = (importlib.import_module("pyverbs.pyverbs_error").PyverbsError, OSError)
+    found = []
     try:
-        names = [device.name.decode() for device in verbs.get_device_list()]
-        return [_device_of(verbs.Context(name=name), name) for name in names]
-    except failure:
+        for device in verbs.get_device_list():
+            name = device.name.decode()
+            try:
+                found.append(_device_of(verbs.Context(name=name), name))
+            except failures as error:
+                found.append(_unusable(name, str(error)))
+    except failures as error:
         if source == "pyverbs":
-            raise
+            raise TransportError(
+                f"pyverbs: {error}; leave the source out, or ask libibverbs"
+            ) from error
         return _core.rdma_devices()
+    if source is None and any(device["unusable"] for device in found):
+        return _core.rdma_devices()
+    return found
+
+
+def _unusable(name: str, why: str) -> dict[str, Any]:
+    limits = dict.fromkeys(("max_depth", "max_completions", "max_region_bytes"), 0)
+    facts: dict[str, Any] = {"name": name, "firmware": "", "unusable": why}
+    return facts | {"numa_node": _numa_node(name)} | limits | {"ports": []}
 
 
 def _device_of(context: Any, name: str) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class FakeContext:
     """The calls of a pyverbs context that listing makes, for one InfiniBand device."""
 
     def __init__(self, name: str) -> None:
-        assert name == "mlx5_0"
+        if name != "mlx5_0":
+            raise FakeError("Failed to open device mlx5_1. Errno: 13, Permission denied")
 
     def __enter__(self) -> FakeContext:
         return self
@@ -170,5 +171,19 @@ def test_where_pyverbs_fails_the_function_table_is_asked(monkeypatch: pytest.Mon
     put_fake_pyverbs(monkeypatch, failing)
     monkeypatch.setattr(_core, "rdma_devices", lambda: [DEVICE])
     assert devices.list_devices() == [DEVICE]
-    with pytest.raises(FakeError):
+    with pytest.raises(TransportError, match=r"pyverbs: Failed to get devices list; .*libibverbs"):
         devices.list_devices("pyverbs")
+
+
+def test_pyverbs_names_a_device_that_it_cannot_use_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [SimpleNamespace(name=name) for name in (b"mlx5_1", b"mlx5_0")]
+    put_fake_pyverbs(monkeypatch, lambda: names)
+    assert cli.main(["devices", "--source", "pyverbs"]) == 0
+    refused, usable, *_ = capsys.readouterr().out.splitlines()
+    assert refused.startswith("mlx5_1: unusable: Failed to open device mlx5_1")
+    assert usable.startswith("mlx5_0: firmware")
+    assert devices.list_devices("pyverbs")[0].keys() == DEVICE.keys()
+    monkeypatch.setattr(_core, "rdma_devices", lambda: [DEVICE])
+    assert devices.list_devices() == [DEVICE], "by default libibverbs, which says more"
