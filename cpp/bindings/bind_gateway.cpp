@@ -284,9 +284,9 @@ class GatewayCore {
     return list;
   }
 
-  bool release(std::uint32_t session_index) {
+  bool release(const std::vector<std::uint32_t>& session_indices) {
     const py::gil_scoped_release unlocked;
-    return gateway_->release(session_index);
+    return gateway_->release(session_indices);
   }
 
   py::list sessions() {
@@ -450,7 +450,7 @@ void bind_gateway(py::module_& m) {
       .def("cancel_gone", &GatewayCore::cancel_gone, py::arg("session_index"),
            py::arg("gone_for_ns"), py::arg("reason"))
       .def("kill", &GatewayCore::kill, py::arg("session_indices"), py::arg("since_ns"))
-      .def("release", &GatewayCore::release, py::arg("session_index"))
+      .def("release", &GatewayCore::release, py::arg("session_indices"))
       .def("sessions", &GatewayCore::sessions)
       .def("counters", &GatewayCore::counters)
       .def("links_failed", &GatewayCore::links_failed)

@@ -231,8 +231,7 @@ class Gateway:
 
     def release(self, session: str | None = None) -> None:
         """Lets ``session`` (None: every session) have links again after a kill."""
-        for each in self._chosen(session):
-            self._core.release(each["session_index"])
+        self._core.release([each["session_index"] for each in self._chosen(session)])
 
     def cancel_orders(
         self,

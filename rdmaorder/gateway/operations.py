@@ -75,7 +75,7 @@ class OperationsCore(Protocol):
     ) -> bytes: ...
     def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None: ...
     def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]: ...
-    def release(self, session_index: int) -> bool: ...
+    def release(self, session_indices: list[int]) -> bool: ...
     def sessions(self) -> list[dict[str, Any]]: ...
 
 
@@ -184,10 +184,8 @@ class Operations:
                 "text": f"there is no session {name!r} here",
             }
         if message["type"] == "OperatorRelease":
-            recorded = 1
-            for each in chosen:
-                release = partial(self._core.release, each["session_index"])
-                recorded &= await self._run(self._operator_pool, release)
+            release = partial(self._core.release, [each["session_index"] for each in chosen])
+            recorded = await self._run(self._operator_pool, release)
             return {"type": "Released", "sessions": len(chosen), "recorded": int(recorded)}
         names = {each["session_index"]: each["name"] for each in chosen}
         epochs: dict[int, int] = {}

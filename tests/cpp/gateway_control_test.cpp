@@ -53,7 +53,7 @@ TEST(GatewayKill, LeavesNoLinkThatWasBeingMade) {
   }
 }
 
-TEST(GatewayKill, OfManyTakesAllOutBeforeItWaitsForAny) {
+TEST(GatewayKill, OfManyTakesAllOutBeforeItWaitsForAnyAndOneSyncServesAllBothWays) {
   Rig rig(test_config(), std::make_unique<MemoryJournal>());
   std::vector<std::string> told;
   std::vector<std::uint64_t> epochs;
@@ -86,6 +86,13 @@ TEST(GatewayKill, OfManyTakesAllOutBeforeItWaitsForAny) {
   EXPECT_EQ(results[3].fence_ns, 0U) << "nothing to fence";
   for (const SessionView& view : rig.gateway->sessions()) EXPECT_TRUE(view.killed) << view.name;
   EXPECT_EQ(refusal_of([&] { (void)rig.gateway->kill(7); }), "UnknownSession");
+  EXPECT_EQ(refusal_of([&] { (void)rig.gateway->release(all); }), "UnknownSession");
+  for (const SessionView& view : rig.gateway->sessions()) EXPECT_TRUE(view.killed) << view.name;
+  const std::uint32_t existing[] = {0, 1, 2};
+  EXPECT_TRUE(rig.gateway->release(existing));
+  EXPECT_EQ(rig.journal->sync_now_count, 2U) << "one for all";
+  EXPECT_EQ(rig.journal->of_kind(journal::RecordKind::kKill).size(), 6U);
+  for (const SessionView& view : rig.gateway->sessions()) EXPECT_FALSE(view.killed) << view.name;
 }
 
 TEST(GatewayKill, LeavesTheOrderWindowsDescriptorToWhoIsToSendIt) {

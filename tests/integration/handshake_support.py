@@ -247,7 +247,7 @@ class FakeCore:
             for index in session_indices
         ]
 
-    def release(self, session_index: int) -> bool:
+    def release(self, session_indices: list[int]) -> bool:
         return True
 
     def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None:

@@ -217,8 +217,10 @@ class Gateway {
   /// the request came.
   std::vector<KillResult> kill(std::span<const std::uint32_t> session_indices,
                                std::uint64_t since_ns = monotonic_ns());
-  /// Links are allowed again. False: that is not on stable storage (KillResult::recorded).
-  bool release(std::uint32_t session_index);
+  /// Links of these are allowed again, of none when one does not exist. One sync of the journal for
+  /// all. False: that is not on stable storage (KillResult::recorded).
+  bool release(std::span<const std::uint32_t> session_indices);
+  bool release(std::uint32_t session_index) { return release(std::span(&session_index, 1)); }
   /// Sessions now, any thread.
   std::vector<SessionView> sessions();
   /// Refuses new orders (cancels pass) until resumed. Any thread.

@@ -120,14 +120,18 @@ std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_ind
   return results;
 }
 
-bool Gateway::release(std::uint32_t session_index) {
-  bool recorded = false;
+bool Gateway::release(std::span<const std::uint32_t> session_indices) {
+  bool recorded = true;
   receiver_->call([&] {
-    GatewaySession& session = existing(receiver_->find(session_index), session_index);
-    session.killed = false;
-    recorded = receiver_->record_kill(session);
+    for (const std::uint32_t index : session_indices) (void)existing(receiver_->find(index), index);
+    for (const std::uint32_t index : session_indices) {
+      GatewaySession& session = *receiver_->find(index);
+      session.killed = false;
+      recorded = receiver_->record_kill(session) && recorded;
+    }
   });
-  return recorded && ok(journal_writer()->sync_now());
+  if (session_indices.empty() || !recorded) return recorded;
+  return ok(journal_writer()->sync_now());
 }
 
 std::uint64_t Gateway::cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
