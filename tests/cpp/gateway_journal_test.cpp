@@ -10,6 +10,7 @@ namespace {
 using gateway_support::Rig;
 using gateway_support::Strategy;
 using journal::FaultyCalls;
+using journal::RecordKind;
 using journal::SyncPolicy;
 
 class GatewayJournal : public journal::Journal {
@@ -83,6 +84,38 @@ TEST_F(GatewayJournal, ACancelThatAFailedSyncDidNotStopStaysInDoubt) {
   Rig rig = start();
   EXPECT_EQ(rig.counter("orders_in_doubt"), 1U);
   EXPECT_TRUE(rig.gateway->open_orders(0, 1, 10).empty());
+}
+
+TEST(GatewayFullJournal, RecordsWhatWasNeverAppliedOnceThereIsRoom) {
+  Rig rig(gateway_support::test_config(), std::make_unique<gateway_support::MemoryJournal>());
+  gateway_support::Options options;
+  rig.open("alpha");
+  rig.journal->full = true;
+  options.next_order_sequence = 5;
+  Strategy strategy = rig.connect("alpha", options);
+  EXPECT_EQ(strategy.attached.not_applied_count, 4U);
+  EXPECT_EQ(rig.counter("journal_errors"), 2U) << "neither that nor the link";
+  ASSERT_EQ(strategy.send(), Status::kOk);
+  rig.settle();
+  rig.journal->full = false;
+  ASSERT_EQ(strategy.send(), Status::kOk);
+  rig.settle();
+  const auto recorded = [&] { return rig.journal->of_kind(RecordKind::kNotApplied); };
+  ASSERT_TRUE(gateway_support::eventually([&] {
+    rig.gateway->run_pass();
+    return !recorded().empty();
+  }));
+  const std::uint64_t beat = rig.counter("heartbeat");
+  ASSERT_TRUE(gateway_support::eventually([&] {
+    rig.gateway->run_pass();
+    return rig.counter("heartbeat") > beat + 1;
+  }));
+  ASSERT_EQ(recorded().size(), 1U) << "once";
+  const auto& record = recorded().front();
+  std::uint64_t count = 0;
+  std::memcpy(&count, record.payload.data(), sizeof count);
+  EXPECT_EQ(record.sequence, 1U);
+  EXPECT_EQ(count, 4U);
 }
 
 }  // namespace

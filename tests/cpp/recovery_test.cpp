@@ -63,6 +63,14 @@ class Feeder {
   std::uint64_t report_sequence_ = 0;
 };
 
+TEST(Recovery, TakesOrdersNeverAppliedForNoStepBackWhereTheirRecordComesLate) {
+  Feeder feeder;
+  feeder.order(make_record(TemplateId::kNewOrder, 7, 0));
+  const std::uint64_t count = 4;
+  feeder.feed(RecordKind::kNotApplied, 1, &count, sizeof count);
+  EXPECT_EQ(feeder.recovery.sessions()[0].next_order_sequence, 8U);
+}
+
 TEST(Recovery, FindsTheRequestsThatHaveNoReport) {
   Feeder feeder;
   for (std::uint64_t sequence = 1; sequence <= 4; ++sequence) {

@@ -183,6 +183,24 @@ bool Gateway::Receiver::record_kill(const GatewaySession& session) noexcept {
   return false;
 }
 
+// Once more at each heartbeat while the journal is full: without the record these orders are ones
+// that it misses.
+void Gateway::Receiver::record_not_applied(GatewaySession& session) noexcept {
+  std::erase_if(session.unrecorded, [&](const auto& orders) {
+    return ok(journal_->append(journal::RecordKind::kNotApplied, 0, session.index, orders.first,
+                               now_ns(), &orders.second, sizeof orders.second));
+  });
+}
+
+void Gateway::Receiver::mark(GatewaySession& session) noexcept {
+  if (journal_ == nullptr ||
+      !session.marks.is_due(session.next_order_sequence, session.next_report_sequence)) {
+    return;
+  }
+  session.marks.add(session.next_order_sequence, session.next_report_sequence,
+                    journal_->location());
+}
+
 constexpr std::uint64_t kSecondNs = 1'000'000'000;
 
 /// An order that comes now is within the rate.

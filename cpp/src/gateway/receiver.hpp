@@ -58,6 +58,8 @@ struct GatewaySession {
   std::uint64_t gone_since_ns = 0;  ///< monotonic, when the last link ended; 0: none in this run
   std::uint64_t torn_since_ticks = 0;
   std::string failure;
+  /// Orders never applied of which the full journal has no record yet: first sequence and count.
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> unrecorded;
   /// Reports the ring had no room for, whole slots, oldest first. Grows only for a strategy that
   /// does not read; bounded by backlog_limit_count.
   std::deque<std::vector<std::uint64_t>> backlog;
@@ -226,6 +228,7 @@ class Gateway::Receiver final : public ReportSink {
   void beat() noexcept;
   void trouble(GatewaySession& session, Status status) noexcept;
   void mark(GatewaySession& session) noexcept;
+  void record_not_applied(GatewaySession& session) noexcept;
   void send_failed(GatewaySession& session, Status status) noexcept;
   void fail(GatewaySession& session, const std::string& cause) noexcept;
   void unwatch(const GatewaySession& session) noexcept;

@@ -212,14 +212,16 @@ bool Gateway::Receiver::install(GatewaySession& session) {
   session.untold = {first_not_applied, next_order_sequence};
   if (journal_ != nullptr) {
     if (not_applied_count != 0) {
-      (void)journal_->append(journal::RecordKind::kNotApplied, 0, session.index,
-                             next_order_sequence - not_applied_count, now_ns(), &not_applied_count,
-                             sizeof not_applied_count);
+      session.unrecorded.emplace_back(next_order_sequence - not_applied_count, not_applied_count);
+      record_not_applied(session);
+      if (!session.unrecorded.empty()) counters_.journal_errors.add();
     }
     const std::uint64_t payload[3] = {link->epoch(), next_order_sequence,
                                       link->writer().next_sequence()};
-    (void)journal_->append(journal::RecordKind::kLink, session.request.schema_id, session.index,
-                           next_order_sequence, now_ns(), payload, sizeof payload);
+    if (!ok(journal_->append(journal::RecordKind::kLink, session.request.schema_id, session.index,
+                             next_order_sequence, now_ns(), payload, sizeof payload))) {
+      counters_.journal_errors.add();
+    }
   }
   session.link = std::move(link);
   session.attaching = false;
@@ -299,15 +301,6 @@ void Gateway::Receiver::drain_all() noexcept {
   flush_backlogs();
 }
 
-void Gateway::Receiver::mark(GatewaySession& session) noexcept {
-  if (journal_ == nullptr ||
-      !session.marks.is_due(session.next_order_sequence, session.next_report_sequence)) {
-    return;
-  }
-  session.marks.add(session.next_order_sequence, session.next_report_sequence,
-                    journal_->location());
-}
-
 bool Gateway::Receiver::replay_state(std::uint32_t session_index, std::uint64_t epoch,
                                      ReplayState* state) noexcept {
   GatewaySession* session = find(session_index);
@@ -360,6 +353,7 @@ void Gateway::Receiver::beat() noexcept {
     GatewaySession& session = *watched_[beat_cursor_++];
     publish(session);
     mark(session);
+    if (RDMAORDER_UNLIKELY(!session.unrecorded.empty())) record_not_applied(session);
   }
   beating_ = beat_cursor_ < watched_.size();
 }

@@ -57,7 +57,9 @@ void SessionRecovery::operator()(const journal::Record& record) {
     case journal::RecordKind::kNotApplied: {
       std::uint64_t count = 0;
       read_words(record, std::span(&count, 1));
-      at(record.session_index).session.next_order_sequence = record.sequence + count;
+      RecoveredSession& session = at(record.session_index).session;
+      // A journal that was full meanwhile has it behind later orders.
+      session.next_order_sequence = std::max(session.next_order_sequence, record.sequence + count);
       return;
     }
     case journal::RecordKind::kLink: {
