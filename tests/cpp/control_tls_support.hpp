@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -129,12 +130,18 @@ class BookLinkMaker final : public LinkMaker {
     answer = given;
     return true;
   }
+  void abandon() noexcept override {
+    ++abandoned_count;
+    window_was_mapped = ::msync(terms.report_window->data(), 1, MS_ASYNC) == 0;
+  }
 
   bool fail_offer = false;
   bool fail_accept = false;
   LinkTerms terms;
   std::uint64_t window_bytes = 0;
   LinkAnswer answer;
+  int abandoned_count = 0;
+  bool window_was_mapped = false;
 };
 
 }  // namespace rdmaorder::control

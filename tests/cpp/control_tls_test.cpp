@@ -164,12 +164,15 @@ TEST_P(ControlTlsLink, is_detached_when_the_strategy_goes_or_cannot_connect_its_
   const auto gateway = start(GetParam());
   (void)connect(request(url_of(*gateway, "port=1")), &maker_);
   gateway->await("\"detached\":[[0,101,true]]");
+  EXPECT_EQ(maker_.abandoned_count, 0);
   maker_.fail_accept = true;
   expect(failure(request(url_of(*gateway, "port=1"))), ErrorKind::kTransport,
          {"Establish", "no route to that GID"});
   const std::string facts = gateway->await("[0,102,true]");
   EXPECT_NE(facts.find("\"activated\":[[0,101,true]]"), std::string::npos)
       << "the second never was";
+  EXPECT_EQ(maker_.abandoned_count, 1);
+  EXPECT_TRUE(maker_.window_was_mapped) << "what it registered goes before the memory";
   maker_.fail_offer = true;
   expect(failure(request(url_of(*gateway, "port=1"))), ErrorKind::kTransport, {"no RDMA device"});
 }

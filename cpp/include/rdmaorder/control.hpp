@@ -123,8 +123,9 @@ struct LinkAnswer {
   bool data_in_order = false;
 };
 
-/// Makes the link of an rdma:// URL; the control plane knows nothing of devices. Both methods are
-/// called once, in this order, by the thread in connect(), which passes on what they throw.
+/// Makes the link of an rdma:// URL; the control plane knows nothing of devices. offer() and
+/// accept() are called once, in this order, by the thread in connect(), which passes on what they
+/// throw.
 class LinkMaker {
  public:
   virtual ~LinkMaker() = default;
@@ -134,6 +135,9 @@ class LinkMaker {
   /// then told that it may write. True when the own device makes the bytes of a WRITE visible in
   /// ascending order; the gateway is told that too.
   virtual bool accept(const LinkAnswer& answer) = 0;
+  /// Establish failed, be it in the methods above: lets go of the report window, whose memory ends
+  /// next.
+  virtual void abandon() noexcept = 0;
 };
 
 /// What the control connection says without blocking.

@@ -30,6 +30,7 @@ class RdmaLinkMaker final : public control::LinkMaker {
  public:
   control::LinkOffer offer(const control::LinkTerms& terms) override;
   bool accept(const control::LinkAnswer& answer) override;
+  void abandon() noexcept override;
   /// The connected transport, after connect() returned.
   std::unique_ptr<transport::VerbsTransport> take_transport() { return std::move(transport_); }
 

@@ -97,26 +97,31 @@ Established establish_rdma(Channel& channel, const ConnectRequest& request, cons
   terms.session_index = granted.session_index;
   terms.report_window = &link.report_window;
   terms.report_geometry = link.report_geometry;
-  in_step(channel, request, "Establish", [&] {
-    const LinkOffer offer = maker.offer(terms);
-    channel.send(establish_message(request, granted)
-                     .window({offer.window_address, offer.window_key, link.report_window.bytes(),
-                              link.report_geometry})
-                     .endpoint(offer.endpoint)
-                     .frame(),
-                 -1, deadline);
-    const Frame answer = channel.receive(deadline);
-    const Message message = Message::parse(answer.body);
-    read_ack(message, request, granted, link);
-    expect_descriptors(answer, 0);
-    const bool data_in_order =
-        maker.accept({message.endpoint(), message.remote_window(), message.flag("data_in_order")});
-    channel.send(MessageWriter("Established")
-                     .number("epoch", link.epoch)
-                     .number("data_in_order", data_in_order ? 1 : 0)
-                     .frame(),
-                 -1, deadline);
-  });
+  try {
+    in_step(channel, request, "Establish", [&] {
+      const LinkOffer offer = maker.offer(terms);
+      channel.send(establish_message(request, granted)
+                       .window({offer.window_address, offer.window_key, link.report_window.bytes(),
+                                link.report_geometry})
+                       .endpoint(offer.endpoint)
+                       .frame(),
+                   -1, deadline);
+      const Frame answer = channel.receive(deadline);
+      const Message message = Message::parse(answer.body);
+      read_ack(message, request, granted, link);
+      expect_descriptors(answer, 0);
+      const bool data_in_order = maker.accept(
+          {message.endpoint(), message.remote_window(), message.flag("data_in_order")});
+      channel.send(MessageWriter("Established")
+                       .number("epoch", link.epoch)
+                       .number("data_in_order", data_in_order ? 1 : 0)
+                       .frame(),
+                   -1, deadline);
+    });
+  } catch (...) {
+    maker.abandon();  // before the window goes
+    throw;
+  }
   return link;
 }
 

@@ -85,4 +85,9 @@ bool RdmaLinkMaker::accept(const control::LinkAnswer& answer) {
   return transport_->facts().data_in_order;
 }
 
+void RdmaLinkMaker::abandon() noexcept {
+  transport_.reset();
+  endpoint_.reset();
+}
+
 }  // namespace rdmaorder
