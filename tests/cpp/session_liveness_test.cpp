@@ -45,6 +45,18 @@ TEST(Liveness, EndsInDeadWhenNoBeatComes) {
   EXPECT_EQ(gateway.send(), Status::kNotConnected);
 }
 
+TEST(Liveness, IsOverAtOnceWhenTheGatewayHasSaidItIsClosingAndEndsTheLink) {
+  PlayedGateway gateway({.heartbeat_interval_ns = kHour, .with_socket = true});  // no beat is late
+  gateway.beat(PeerState::kClosing);
+  gateway.session->check_link();
+  EXPECT_EQ(gateway.session->state(), LinkState::kLive) << "reports may still come";
+  EXPECT_EQ(gateway.send(), Status::kClosed);
+  gateway.terminate("the gateway is shutting down");
+  gateway.session->check_link();
+  EXPECT_EQ(gateway.session->state(), LinkState::kClosed);
+  EXPECT_NE(gateway.session->cause().find("is shutting down"), std::string::npos);
+}
+
 // A look at the line delays the sight of a report, and the gateway's next write of the line.
 TEST(Liveness, IsSeldomTheBusinessOfAPollThatFindsNothing) {
   PlayedGateway seldom({.heartbeat_interval_ns = kHour}), often;

@@ -70,7 +70,9 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
     last_alive_ticks_ = recent ? now : now - suspect_after_ticks_;
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
-  if (silent > interval_ticks_ + interval_ticks_ / 2) {  // one beat is late: is the process gone?
+  // One beat is late: is the process gone? Or it has said that it ends the link: has it?
+  if (silent > interval_ticks_ + interval_ticks_ / 2 ||
+      link_.peer().state == PeerState::kClosing) {
     ask_socket();
     if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
   }
