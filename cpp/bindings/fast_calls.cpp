@@ -50,8 +50,25 @@ std::uint64_t stale_after(std::int64_t ttl_ns) {
   return ttl_ns == 0 ? 0 : realtime_ns() + static_cast<std::uint64_t>(ttl_ns);
 }
 
+[[gnu::cold, gnu::noinline]] bool refuse_price(const Signature& signature, OrdType ord_type) {
+  PyErr_Format(PyExc_ValueError,
+               ord_type == OrdType::kMarket
+                   ? "%s: price of a MARKET order must be rdmaorder.NO_PRICE"
+                   : "%s: price of a LIMIT order must be given; NO_PRICE is for MARKET orders",
+               signature.function);
+  return false;
+}
+
+/// A market order has no price, a limit order has one; the gateway refuses any other.
+bool check_price(const Signature& signature, std::int64_t price, std::int64_t ord_type) {
+  const auto type = static_cast<OrdType>(ord_type);
+  if (RDMAORDER_LIKELY((price == kNoPrice) == (type == OrdType::kMarket))) return true;
+  return refuse_price(signature, type);
+}
+
 struct NewOrderCall {
   static constexpr const Signature& signature = kNewOrder;
+  static bool check(const Values& v) { return check_price(signature, v[3], v[6]); }
   static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kNormal;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
@@ -66,6 +83,7 @@ struct NewOrderCall {
 
 struct ReplaceOrderCall {
   static constexpr const Signature& signature = kReplaceOrder;
+  static bool check(const Values& v) { return check_price(signature, v[4], v[6]); }
   static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kNormal;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
@@ -80,6 +98,7 @@ struct ReplaceOrderCall {
 
 struct CancelOrderCall {
   static constexpr const Signature& signature = kCancelOrder;
+  static bool check(const Values& /*values*/) { return true; }
   static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kUrgent;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
@@ -98,6 +117,7 @@ struct CancelOrderCall {
 
 struct MassCancelCall {
   static constexpr const Signature& signature = kMassCancel;
+  static bool check(const Values& /*values*/) { return true; }
   static inline Names names;
   static constexpr ring::Lane lane = ring::Lane::kUrgent;
   static Status send(Session& session, const Values& v, std::uint64_t* sequence) {
@@ -166,7 +186,7 @@ template <class Call>
 template <class Call>
 PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Values values;
-  if (!parse<Call>(args, count, names, values)) return nullptr;
+  if (!parse<Call>(args, count, names, values) || !Call::check(values)) return nullptr;
   SessionState* state = usable_state(self);  // after parse, which may run an __index__
   if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
@@ -179,7 +199,7 @@ PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 template <class Call>
 PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Values values;
-  if (!parse<Call>(args, count, names, values)) return nullptr;
+  if (!parse<Call>(args, count, names, values) || !Call::check(values)) return nullptr;
   SessionState* state = usable_state(self);  // after parse, which may run an __index__
   if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;

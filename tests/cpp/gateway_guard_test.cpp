@@ -93,6 +93,12 @@ std::vector<Case> new_order_cases() {
                        o.ord_type = OrdType::kMarket;
                        o.price = kNoPrice;
                      }),
+      new_order_case("market with a price", Reason::kInvalidPrice,
+                     [](O& o) { o.ord_type = OrdType::kMarket; }),
+      new_order_case("no id", Reason::kUnknownTemplate, [](O& o) { o.cl_ord_id = 0; }),
+      new_order_case("possible resend", Reason::kNone, [](O& o) { o.flags = kFlagPossResend; }),
+      new_order_case("unknown flag", Reason::kUnknownTemplate, [](O& o) { o.flags = 0x02; }),
+      new_order_case("all flags", Reason::kUnknownTemplate, [](O& o) { o.flags = 0xff; }),
       new_order_case("negative price", Reason::kNone, [](O& o) { o.price = -1; }),
       new_order_case("type 0", Reason::kInvalidOrdType, [](O& o) { o.ord_type = OrdType{0}; }),
       new_order_case("type 3", Reason::kInvalidOrdType, [](O& o) { o.ord_type = OrdType{3}; }),
@@ -135,10 +141,16 @@ std::vector<Case> other_cases() {
       replace_case("replace instrument", Reason::kUnknownInstrument,
                    [](R& r) { r.instrument = 12; }),
       replace_case("replace stale", Reason::kStale, [](R& r) { r.stale_after_ns = 1; }),
+      replace_case("replace to market", Reason::kInvalidPrice,
+                   [](R& r) { r.ord_type = OrdType::kMarket; }),
+      replace_case("replace without id", Reason::kUnknownTemplate, [](R& r) { r.cl_ord_id = 0; }),
+      replace_case("replace flag", Reason::kUnknownTemplate, [](R& r) { r.flags = 0x81; }),
       cancel_case("good cancel", Reason::kNone, [](C&) {}),
       cancel_case("cancel in part", Reason::kNone, [](C& c) { c.quantity = 5000; }),
       cancel_case("cancel of less than none", Reason::kInvalidQuantity,
                   [](C& c) { c.quantity = -1; }),
+      cancel_case("cancel without id", Reason::kNone, [](C& c) { c.cl_ord_id = 0; }),
+      cancel_case("cancel flag", Reason::kNone, [](C& c) { c.flags = 0x80; }),
       cancel_case("cancel of an unlisted instrument", Reason::kNone,
                   [](C& c) { c.instrument = 12; }),
       cancel_case("cancel stale", Reason::kStale, [](C& c) { c.stale_after_ns = 1; }),
@@ -182,7 +194,7 @@ TEST(Guard, GivesEachRequestTheFateItDeservesAndSaysWhy) {
     const wire::ReportRecord& report = reports[i];
     EXPECT_EQ(report.order_sequence, i + 1) << "in the order of the requests";
     EXPECT_EQ(report.report.reason, cases[i].reason) << cases[i].name;
-    EXPECT_EQ(report.report.cl_ord_id, 5U) << cases[i].name;
+    EXPECT_EQ(report.report.cl_ord_id, cases[i].slot.words[1]) << cases[i].name;
     EXPECT_EQ(kept[i].detail, static_cast<std::uint16_t>(cases[i].reason)) << cases[i].name;
     if (cases[i].reason == Reason::kNone) {
       passed.push_back(i + 1);

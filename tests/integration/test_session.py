@@ -74,7 +74,8 @@ def test_a_new_order_arrives_with_every_field(
     session = connect(start_gateway(handler=handler))
     names = ["cl_ord_id", "instrument", "side", "price", "quantity", "account", "ord_type"]
     names += ["time_in_force", "smp_id", "flags"]
-    values = (11, 12, ro.SELL, -13, 14, 15, ro.OrdType.MARKET, ro.TimeInForce.FILL_OR_KILL, 16, 1)
+    market, fill_or_kill = ro.OrdType.MARKET, ro.TimeInForce.FILL_OR_KILL
+    values = (11, 12, ro.SELL, ro.NO_PRICE, 14, 15, market, fill_or_kill, 16, 1)
     for send in (session.new_order, session.try_new_order):
         send(*values[:8], TTL_NS, *values[8:])
         send(**dict(zip(names, values, strict=True)), ttl_ns=TTL_NS)

@@ -89,14 +89,28 @@ def test_a_keyword_whose_name_was_made_at_run_time_is_found(name: str) -> None:
 def test_every_argument_takes_its_limits_and_nothing_beyond(name: str, argument: str) -> None:
     low, high = limits(name, argument)
     for value in (low, high):
+        values = good_values(name) | {argument: value}
+        if values.get("ord_type") == ro.OrdType.MARKET:
+            values["price"] = ro.NO_PRICE
+        elif values.get("price") == ro.NO_PRICE:
+            values["ord_type"] = ro.OrdType.MARKET
         with pytest.raises(RuntimeError, match=GOOD):
-            call(name)(**good_values(name) | {argument: value})
+            call(name)(**values)
     for value in (low - 1, high + 1, 2**64, -(2**70)):
         with pytest.raises(ValueError, match=argument) as raised:
             call(name)(**good_values(name) | {argument: value})
         function = name.removeprefix("try_")
         expected = f"{function}: {argument} must be {low} .. {high}, not {value}"
         assert str(raised.value) == expected
+
+
+@pytest.mark.parametrize("name", ["new_order", "try_new_order", "replace_order"])
+def test_a_market_order_has_no_price_and_a_limit_order_has_one(name: str) -> None:
+    values = good_values(name)
+    with pytest.raises(ValueError, match=r": price of a MARKET order must be rdmaorder\.NO_PRICE$"):
+        call(name)(**values, ord_type=ro.OrdType.MARKET)
+    with pytest.raises(ValueError, match=r": price of a LIMIT order must be given; NO_PRICE is"):
+        call(name)(**values | {"price": ro.NO_PRICE})
 
 
 @pytest.mark.parametrize("bad", [1.0, "1", None, b"1", np.float64(1), [1]], ids=repr)
