@@ -237,14 +237,12 @@ class GatewayCore {
     return d;
   }
 
-  py::bytes fates(std::uint32_t session_index, std::uint64_t from, std::uint32_t count, bool open) {
-    std::vector<OrderFate> found;
-    {
-      const py::gil_scoped_release release;
-      found = open ? gateway_->open_orders(session_index, from, count)
-                   : gateway_->fates(session_index, from, count);
-    }
-    return {reinterpret_cast<const char*>(found.data()), found.size() * sizeof(OrderFate)};
+  py::bytes fates(std::uint32_t session_index, std::uint64_t from, std::uint32_t count) {
+    return asked([&] { return gateway_->fates(session_index, from, count); });
+  }
+
+  py::bytes open_orders(std::uint32_t session_index, std::uint64_t from) {
+    return asked([&] { return gateway_->open_orders(session_index, from); });
   }
 
   std::uint64_t cancel_orders(std::uint32_t session_index, std::uint8_t scope,
@@ -368,6 +366,15 @@ class GatewayCore {
   }
 
  private:
+  template <class Question>
+  static py::bytes asked(Question question) {
+    std::vector<OrderFate> found;
+    {
+      const py::gil_scoped_release release;
+      found = question();
+    }
+    return {reinterpret_cast<const char*>(found.data()), found.size() * sizeof(OrderFate)};
+  }
   static AttachRequest attach_request(std::uint32_t session_index, const py::dict& report_window,
                                       std::uint64_t next_order_sequence) {
     AttachRequest request;
@@ -444,7 +451,9 @@ void bind_gateway(py::module_& m) {
       .def("detach", &GatewayCore::detach, py::arg("session_index"), py::arg("epoch"),
            py::arg("drain"))
       .def("fates", &GatewayCore::fates, py::arg("session_index"), py::arg("from_sequence"),
-           py::arg("count"), py::arg("open"))
+           py::arg("count"))
+      .def("open_orders", &GatewayCore::open_orders, py::arg("session_index"),
+           py::arg("from_sequence"))
       .def("cancel_orders", &GatewayCore::cancel_orders, py::arg("session_index"), py::arg("scope"),
            py::arg("instrument"), py::arg("side"), py::arg("account"), py::arg("reason"))
       .def("cancel_gone", &GatewayCore::cancel_gone, py::arg("session_index"),

@@ -15,13 +15,15 @@ from typing import Any, Protocol, TypeVar
 from rdmaorder.errors import RdmaOrderError, Refused
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.fields import SEQUENCE_MAX, U64_MAX, integer_of, text_of
-from rdmaorder.messages import Reason
+from rdmaorder.messages import FATE_RECORD, Reason
 
 __all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError", "sum_of_kills"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KILL_THREADS = 8
+_FATE_BYTES = FATE_RECORD.itemsize
+_SEQUENCE_BYTES = 8  # its first field
 _CANCEL_RETRY_S = 0.05
 
 #: Fates in one answer, so that it fits a frame.
@@ -66,13 +68,8 @@ class OperatorRequestError(Exception):
 class OperationsCore(Protocol):
     """What this needs of the core; each method may block."""
 
-    def fates(
-        self,
-        session_index: int,
-        from_sequence: int,
-        count: int,
-        open: bool,  # noqa: A002 - name of the core's argument
-    ) -> bytes: ...
+    def fates(self, session_index: int, from_sequence: int, count: int) -> bytes: ...
+    def open_orders(self, session_index: int, from_sequence: int) -> bytes: ...
     def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None: ...
     def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]: ...
     def release(self, session_indices: list[int]) -> bool: ...
@@ -98,6 +95,8 @@ class Operations:
         self._cancel_pool = ThreadPoolExecutor(1, "rdmaorder-cancel")
         self._inquiry_pool = ThreadPoolExecutor(2, "rdmaorder-inquiry")
         self._inquiring: dict[int, asyncio.Lock] = {}
+        #: By session: open orders not yet asked for, and the sequence to ask for them from.
+        self._open_left: dict[int, tuple[int, memoryview]] = {}
         self._grace: dict[str, asyncio.Task[None]] = {}
 
     def close(self) -> None:
@@ -160,8 +159,22 @@ class Operations:
         start = integer_of(message, "from_sequence", 1, SEQUENCE_MAX)
         count = integer_of(message, "count", 1, FATES_MAX)
         next_order = self._core.sessions()[session_index]["next_order_sequence"]
-        fates = self._core.fates(session_index, start, count, open_only)
+        if open_only:
+            fates = self._open_page(session_index, start, count)
+        else:
+            fates = self._core.fates(session_index, start, count)
         return {"type": "Resolved", "next_order_sequence": next_order, "fates": fates}
+
+    def _open_page(self, session_index: int, start: int, count: int) -> bytes:
+        """The journal is read once for all pages: what one leaves is kept for the next."""
+        begin, left = self._open_left.pop(session_index, (0, memoryview(b"")))
+        if begin != start:
+            left = memoryview(self._core.open_orders(session_index, start))
+        page, left = left[: count * _FATE_BYTES], left[count * _FATE_BYTES :]
+        if left:
+            last = int.from_bytes(page[-_FATE_BYTES:][:_SEQUENCE_BYTES], "little")
+            self._open_left[session_index] = (last + 1, left)
+        return bytes(page)
 
     def _kill(self, names: dict[int, str], since_ns: int, epochs: dict[int, int]) -> dict[str, Any]:
         """Kills the sessions of these indices. Fills in the ``epochs`` of the links that ended."""
@@ -212,6 +225,7 @@ class Operations:
 
     def link_ended(self, name: str, session_index: int, how: str) -> None:
         """``how``: "logout", "disconnect", or "shutdown" (the gateway's own: cancels nothing)."""
+        self._open_left.pop(session_index, None)
         cancel_on, grace_ms = self._config.cancel_of(name)
         if how == "shutdown" or cancel_on not in (how, "both"):
             return

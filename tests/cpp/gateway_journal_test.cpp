@@ -60,7 +60,7 @@ TEST_F(GatewayJournal, AnOrderRefusedForAFailedSyncIsNotLiveAfterTheRestart) {
     Rig rig = start();
     EXPECT_EQ(rig.counter("orders_in_doubt"), 0U);
     EXPECT_EQ(rig.counter("orders_rejected"), run == 0 ? 2U : 0U);
-    const auto open = rig.gateway->open_orders(0, 1, 10);
+    const auto open = rig.gateway->open_orders(0, 1);
     ASSERT_EQ(open.size(), 1U) << "in run " << run;
     EXPECT_EQ(open[0].cl_ord_id, 1U);
   }
@@ -83,7 +83,7 @@ TEST_F(GatewayJournal, ACancelThatAFailedSyncDidNotStopStaysInDoubt) {
   }
   Rig rig = start();
   EXPECT_EQ(rig.counter("orders_in_doubt"), 1U);
-  EXPECT_TRUE(rig.gateway->open_orders(0, 1, 10).empty());
+  EXPECT_TRUE(rig.gateway->open_orders(0, 1).empty());
 }
 
 TEST(GatewayFullJournal, RecordsWhatWasNeverAppliedOnceThereIsRoom) {

@@ -16,10 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rdmaorder.errors import Refused
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.protocol import decode_body, encode_frame
 from rdmaorder.gateway.server import ControlServer
+from rdmaorder.messages import FATE_RECORD
 
 F_ADD_SEALS = 1033
 F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 2, 4, 8
@@ -114,6 +117,9 @@ class FakeCore:
         self.inquiries: list[int] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
+        #: What open_orders() gives, and the sequence from which each call asked.
+        self.open_sequences = np.arange(0)
+        self.scans: list[int] = []
         self.kills: list[list[int]] = []
         self.refuse_kill: dict[int, str] = {}
         #: Sessions whose kill waits for ``may_answer``: the disk takes its time.
@@ -221,16 +227,19 @@ class FakeCore:
             raise self.refuse_detach
         return {"last_order_sequence": 40, "last_report_sequence": 2}
 
-    def fates(
-        self,
-        session_index: int,
-        from_sequence: int,
-        count: int,
-        open: bool,  # noqa: A002
-    ) -> bytes:
+    def fates(self, session_index: int, from_sequence: int, count: int) -> bytes:
         self.inquiries.append(session_index)
         assert self.may_answer.wait(PATIENCE_S)
         return b""
+
+    def open_orders(self, session_index: int, from_sequence: int) -> bytes:
+        self.inquiries.append(session_index)
+        self.scans.append(from_sequence)
+        assert self.may_answer.wait(PATIENCE_S)
+        found = self.open_sequences[self.open_sequences >= from_sequence]
+        fates = np.zeros(len(found), FATE_RECORD)
+        fates["sequence"] = found
+        return fates.tobytes()
 
     def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]:
         self.kills.append(session_indices)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from handshake_support import (
     ESTABLISH,
@@ -18,6 +19,8 @@ from handshake_support import (
     gateways,
     memfd,
 )
+
+from rdmaorder.messages import FATE_RECORD
 
 RESOLVE: dict[str, Any] = {
     "type": "Resolve",
@@ -121,6 +124,27 @@ def test_a_wrong_question_is_refused_and_the_link_goes_on(gateway: Running) -> N
         client.connect()
         assert client.ask(RESOLVE | {"count": 0})["type"] == "Refused"
         assert client.ask(RESOLVE)["type"] == "Resolved"
+
+
+def test_pages_of_open_orders_are_of_one_reading_of_the_journal(gateway: Running) -> None:
+    gateway.core.open_sequences = np.array([3, 5, 7])
+
+    def page(client: Client, start: int) -> list[int]:
+        asked = client.ask(RESOLVE | {"what": "open", "from_sequence": start, "count": 1})
+        return [int(n) for n in np.frombuffer(asked["fates"], FATE_RECORD)["sequence"]]
+
+    with gateway.client() as client:
+        client.connect()
+        assert page(client, 1) == [3]
+        gateway.core.open_sequences = np.array([9, 11])
+        assert page(client, 4) == [5]
+        assert page(client, 6) == [7], "as it was when it was read"
+        assert gateway.core.scans == [1]
+        assert page(client, 8) == [9], "nothing was left"
+        assert page(client, 1) == [9], "from the beginning is anew"
+        assert page(client, 1) == [9]
+        assert page(client, 11) == [11], "so is elsewhere"
+        assert gateway.core.scans == [1, 8, 1, 1, 11]
 
 
 # -- links being made --------------------------------------------------------------------------

@@ -96,13 +96,13 @@ def test_fates_tell_answers_refusals_and_what_never_arrived(
     assert fates["fate"][0] == Fate.ANSWERED
     assert (fates["exec_type"][0], fates["leaves_quantity"][0]) == (ro.ExecType.NEW, 10)
     core = gateway._core
-    raw = core.fates(0, 1, 1000, False)
+    raw = core.fates(0, 1, 1000)
     fates = np.frombuffer(raw, FATE_RECORD)
     assert list(fates["fate"][:4]) == [Fate.ANSWERED] * 3 + [Fate.NOT_APPLIED]
     reasons = [ro.Reason.NONE, ro.Reason.STALE, ro.Reason.DUPLICATE_CL_ORD_ID]
     assert list(fates["reason"][:3]) == reasons
     assert (fates["fate"][3:] == Fate.NOT_APPLIED).all()
-    assert np.frombuffer(core.fates(0, 3001, 1, False), FATE_RECORD)["fate"][0] == Fate.NOT_TAKEN
+    assert np.frombuffer(core.fates(0, 3001, 1), FATE_RECORD)["fate"][0] == Fate.NOT_TAKEN
 
 
 def test_a_strategy_started_anew_finds_its_open_orders(

@@ -192,10 +192,9 @@ class Gateway {
   /// most kFatesMax. Throws Error(kRefused) without a journal or for an unknown session.
   std::vector<OrderFate> fates(std::uint32_t session_index, std::uint64_t from,
                                std::uint32_t count);
-  /// The session's open orders and unanswered requests from sequence `from` on, at most `count`.
-  /// Reads the journal from its beginning.
-  std::vector<OrderFate> open_orders(std::uint32_t session_index, std::uint64_t from,
-                                     std::uint32_t count);
+  /// The session's open orders and unanswered requests from sequence `from` on. Reads the journal
+  /// from its beginning.
+  std::vector<OrderFate> open_orders(std::uint32_t session_index, std::uint64_t from);
   static constexpr std::uint32_t kFatesMax = 1000;
 
   /// Cancels live orders of a session: the handler is given a MassCancel with sequence 0 that no

@@ -163,10 +163,8 @@ std::vector<OrderFate> Gateway::fates(std::uint32_t session_index, std::uint64_t
   return gateway::find_fates(inquiry, from, std::min(count, kFatesMax));
 }
 
-std::vector<OrderFate> Gateway::open_orders(std::uint32_t session_index, std::uint64_t from,
-                                            std::uint32_t count) {
-  const gateway::Inquiry inquiry = receiver_->inquire(session_index, from);
-  return gateway::find_open_orders(inquiry, from, std::min(count, kFatesMax));
+std::vector<OrderFate> Gateway::open_orders(std::uint32_t session_index, std::uint64_t from) {
+  return gateway::find_open_orders(receiver_->inquire(session_index, from), from);
 }
 
 // --- the receiver's part ------------------------------------------------------------------------

@@ -160,8 +160,7 @@ std::vector<OrderFate> find_fates(const Inquiry& inquiry, std::uint64_t from, st
   return fates;
 }
 
-std::vector<OrderFate> find_open_orders(const Inquiry& inquiry, std::uint64_t from,
-                                        std::uint32_t count) {
+std::vector<OrderFate> find_open_orders(const Inquiry& inquiry, std::uint64_t from) {
   OpenOrders open(inquiry.session_index);
   SessionRecovery recovery(&open);
   journal::Reader reader(inquiry.directory);
@@ -180,7 +179,6 @@ std::vector<OrderFate> find_open_orders(const Inquiry& inquiry, std::uint64_t fr
   std::erase_if(all, [&](const OrderFate& fate) { return fate.sequence < from; });
   std::sort(all.begin(), all.end(),
             [](const OrderFate& a, const OrderFate& b) { return a.sequence < b.sequence; });
-  if (all.size() > count) all.resize(count);
   return all;
 }
 

@@ -21,9 +21,8 @@ struct Inquiry {
 /// One fate a sequence of [from, from + count). Throws Error(kJournal).
 std::vector<OrderFate> find_fates(const Inquiry& inquiry, std::uint64_t from, std::uint32_t count);
 
-/// Open orders and unanswered requests whose sequence is `from` or later, ascending, at most
-/// `count`. Reads the whole journal. Throws Error(kJournal).
-std::vector<OrderFate> find_open_orders(const Inquiry& inquiry, std::uint64_t from,
-                                        std::uint32_t count);
+/// Open orders and unanswered requests whose sequence is `from` or later, ascending. Reads the
+/// whole journal. Throws Error(kJournal).
+std::vector<OrderFate> find_open_orders(const Inquiry& inquiry, std::uint64_t from);
 
 }  // namespace rdmaorder::gateway
