@@ -20,6 +20,8 @@ Records: TypeAlias = npt.NDArray[np.void]
 Directory: TypeAlias = "str | os.PathLike[str]"
 
 PAYLOAD_WIDTH: Final = 64
+#: session_index of a kill or release of all sessions, those introduced later included
+EVERY_SESSION: Final = 0xFFFF_FFFF
 BATCH_RECORDS: Final = 65_536
 
 
@@ -166,5 +168,7 @@ class SessionNames:
             yield batch[start:stop]
 
     def name(self, session_index: int) -> str:
-        """The name, or ``"#<index>"`` when no record introduced it."""
+        """The name, ``"*"`` for EVERY_SESSION, or ``"#<index>"`` when no record introduced it."""
+        if session_index == EVERY_SESSION:
+            return "*"
         return self.by_index.get(session_index, f"#{session_index}")

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rdmaorder._journal_records import (
+    EVERY_SESSION,
     Directory,
     Reading,
     RecordKind,
@@ -156,6 +157,8 @@ def verify(directory: Directory) -> VerifyResult:
     for batch in reading:
         for piece in names.split(batch):
             for index in np.unique(piece["session_index"]).tolist():
+                if index == EVERY_SESSION:
+                    continue
                 name = names.name(index)
                 check = checks.setdefault(name, SessionCheck(name))
                 check.take(piece[piece["session_index"] == index])

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <map>
+#include <optional>
 
 #include "bindings.hpp"
 #include "python_handler.hpp"
@@ -96,7 +97,7 @@ class GatewayCore {
       writer = journal::Writer::open(journal, std::ref(recovery), &recovered_);
     }
     gateway_ = std::make_unique<Gateway>(config, std::move(native), std::move(writer),
-                                         recovery.sessions());
+                                         recovery.sessions(), recovery.all_killed());
     in_doubt_ = gateway_->counters().make("orders_in_doubt").get();
     const monitor::Counter errors = gateway_->counters().make("handler_errors");
     links_failed_ = gateway_->counters().make("links_failed");
@@ -263,15 +264,21 @@ class GatewayCore {
     return gateway_->cancel_gone(session_index, gone_for_ns, static_cast<Reason>(reason));
   }
 
-  py::list kill(const std::vector<std::uint32_t>& session_indices, std::uint64_t since_ns) {
+  /// None: every session, those to come included; so with release.
+  using Chosen = std::optional<std::vector<std::uint32_t>>;
+
+  py::list kill(const Chosen& session_indices, std::uint64_t since_ns) {
     std::vector<KillResult> results;
     {
       const py::gil_scoped_release release;
-      results = gateway_->kill(session_indices, since_ns);
+      results = session_indices ? gateway_->kill(*session_indices, since_ns)
+                                : gateway_->kill_all(since_ns);
     }
     py::list list;
     for (const KillResult& result : results) {
       py::dict d;
+      d["session_index"] = result.session_index;
+      d["name"] = result.name;
       d["canceled"] = result.canceled_count;
       d["fence_ns"] = result.fence_ns;
       d["recorded"] = result.recorded ? 1 : 0;
@@ -282,9 +289,9 @@ class GatewayCore {
     return list;
   }
 
-  bool release(const std::vector<std::uint32_t>& session_indices) {
+  bool release(const Chosen& session_indices) {
     const py::gil_scoped_release unlocked;
-    return gateway_->release(session_indices);
+    return session_indices ? gateway_->release(*session_indices) : gateway_->release_all();
   }
 
   py::list sessions() {

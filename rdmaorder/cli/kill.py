@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("gateway", metavar="URL", help="shm:///path of the gateway's socket")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--session", metavar="NAME", help="one session")
-    which.add_argument("--all", action="store_true", help="every session")
+    which.add_argument("--all", action="store_true", help="every session, those to come included")
     parser.add_argument("--release", action="store_true", help="allow links again instead")
     parser.set_defaults(run=run)
 

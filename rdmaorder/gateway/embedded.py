@@ -212,26 +212,26 @@ class Gateway:
         self._core.resume()
 
     def kill(self, session: str | None = None) -> dict[str, int]:
-        """Kill switch: fences the link of ``session`` (None: of every session), takes no new one
-        until :meth:`release`, and cancels its orders with Reason.KILL. Gives the number of
+        """Kill switch: fences the link of ``session`` (None: of every session, those that come
+        later included), takes no new one until :meth:`release`, and cancels its orders with
+        Reason.KILL. Gives the number of
         ``sessions`` and of orders ``canceled``, the longest ``fence_ns``, and in ``recorded``
         whether a gateway started again on the journal will know (1) or not (0)."""
         since_ns = time.monotonic_ns()
-        chosen = self._chosen(session)
-        results = self._core.kill([each["session_index"] for each in chosen], since_ns)
-        for each, done in zip(chosen, results, strict=True):
+        results = self._core.kill(self._chosen_or_all(session), since_ns)
+        for done in results:
             if self._loop is not None and self._server is not None and done["epoch"]:
                 self._loop.call_soon_threadsafe(
                     self._server.end_link,
-                    each["session_index"],
+                    done["session_index"],
                     done["epoch"],
                     "killed by the operator",
                 )
-        return sum_of_kills([each["name"] for each in chosen], results)
+        return sum_of_kills(results)
 
     def release(self, session: str | None = None) -> None:
         """Lets ``session`` (None: every session) have links again after a kill."""
-        self._core.release([each["session_index"] for each in self._chosen(session)])
+        self._core.release(self._chosen_or_all(session))
 
     def cancel_orders(
         self,
@@ -255,6 +255,11 @@ class Gateway:
             self._core.cancel_orders(each["session_index"], *named)
             for each in self._chosen(session)
         )
+
+    def _chosen_or_all(self, session: str | None) -> list[int] | None:
+        if session is None:
+            return None
+        return [each["session_index"] for each in self._chosen(session)]
 
     def _chosen(self, session: str | None) -> list[dict[str, Any]]:
         chosen = [each for each in self._core.sessions() if session in (None, each["name"])]

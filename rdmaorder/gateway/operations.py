@@ -31,26 +31,26 @@ FATES_MAX = 1000
 OPERATOR_REQUESTS = frozenset({"OperatorKill", "OperatorRelease"})
 
 
-def sum_of_kills(names: list[str], results: list[dict[str, Any]]) -> dict[str, int]:
+def sum_of_kills(results: list[dict[str, Any]]) -> dict[str, int]:
     """What became of the sessions in all, logged one by one. Raises Refused when there are some
     that could not be killed; all others are."""
     failed = []
-    for name, each in zip(names, results, strict=True):
+    for each in results:
         if each["refusal"]:
-            failed.append(f"{name}: {each['refusal']}")
+            failed.append(each["refusal"])
             continue
         _log.warning(
-            "%s killed: fenced in %d ns, %d orders cancelled%s",
-            name,
+            "session %s killed: fenced in %d ns, %d orders cancelled%s",
+            each["name"],
             each["fence_ns"],
             each["canceled"],
             "" if each["recorded"] else "; NOT WRITTEN DOWN: a restart of this gateway releases it",
         )
     if failed:
-        text = f"{len(names) - len(failed)} sessions killed, these not: {'; '.join(failed)}"
+        text = f"{len(results) - len(failed)} sessions killed, but {'; '.join(failed)}"
         raise Refused(text, code="UnknownSession")
     return {
-        "sessions": len(names),
+        "sessions": len(results),
         "canceled": sum(each["canceled"] for each in results),
         "fence_ns": max((each["fence_ns"] for each in results), default=0),
         "recorded": int(all(each["recorded"] for each in results)),
@@ -71,8 +71,10 @@ class OperationsCore(Protocol):
     def fates(self, session_index: int, from_sequence: int, count: int) -> bytes: ...
     def open_orders(self, session_index: int, from_sequence: int) -> bytes: ...
     def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None: ...
-    def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]: ...
-    def release(self, session_indices: list[int]) -> bool: ...
+
+    #: None: every session, those to come included; so with release().
+    def kill(self, session_indices: list[int] | None, since_ns: int) -> list[dict[str, Any]]: ...
+    def release(self, session_indices: list[int] | None) -> bool: ...
     def sessions(self) -> list[dict[str, Any]]: ...
 
 
@@ -139,8 +141,7 @@ class Operations:
             resolve = partial(self._resolve, session_index, message)
             answer = await self._refusable(self._inquire(session_index, resolve))
         else:
-            names = {session_index: f"session {session_index}"}
-            kill = partial(self._kill, names, time.monotonic_ns(), {})
+            kill = partial(self._kill, [session_index], time.monotonic_ns(), {})
             answer = await self._refusable(self._run(self._kill_pool, kill))
         return answer | request
 
@@ -176,20 +177,23 @@ class Operations:
             self._open_left[session_index] = (last + 1, left)
         return bytes(page)
 
-    def _kill(self, names: dict[int, str], since_ns: int, epochs: dict[int, int]) -> dict[str, Any]:
+    def _kill(
+        self, session_indices: list[int] | None, since_ns: int, epochs: dict[int, int]
+    ) -> dict[str, Any]:
         """Kills the sessions of these indices. Fills in the ``epochs`` of the links that ended."""
-        results = self._core.kill(list(names), since_ns)
-        epochs.update(zip(names, (each["epoch"] for each in results), strict=True))
-        return {"type": "Killed", **sum_of_kills(list(names.values()), results)}
+        results = self._core.kill(session_indices, since_ns)
+        epochs.update((each["session_index"], each["epoch"]) for each in results)
+        return {"type": "Killed", **sum_of_kills(results)}
 
     # -- an operator ---------------------------------------------------------------------------
 
     async def operate(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Answers an operator's request for the session it names, or for all ("")."""
+        """Answers an operator's request for the session it names, or for all (""), those that
+        come later included."""
         since_ns = time.monotonic_ns()
         name = text_of(message, "session", 64)
         sessions = await self._run(self._operator_pool, self._core.sessions)
-        chosen = [each for each in sessions if name in ("", each["name"])]
+        chosen = [each["session_index"] for each in sessions if name in ("", each["name"])]
         if not chosen and name:
             return {
                 "type": "Refused",
@@ -197,12 +201,11 @@ class Operations:
                 "text": f"there is no session {name!r} here",
             }
         if message["type"] == "OperatorRelease":
-            release = partial(self._core.release, [each["session_index"] for each in chosen])
+            release = partial(self._core.release, chosen if name else None)
             recorded = await self._run(self._operator_pool, release)
             return {"type": "Released", "sessions": len(chosen), "recorded": int(recorded)}
-        names = {each["session_index"]: each["name"] for each in chosen}
         epochs: dict[int, int] = {}
-        kill = partial(self._kill, names, since_ns, epochs)
+        kill = partial(self._kill, chosen if name else None, since_ns, epochs)
         answer = await self._refusable(self._run(self._operator_pool, kill))
         for index, epoch in epochs.items():
             if epoch:

@@ -95,6 +95,37 @@ TEST(GatewayKill, OfManyTakesAllOutBeforeItWaitsForAnyAndOneSyncServesAllBothWay
   for (const SessionView& view : rig.gateway->sessions()) EXPECT_FALSE(view.killed) << view.name;
 }
 
+TEST(GatewayKill, OfAllHoldsForSessionsThatComeLaterUntilTheyAreReleased) {
+  Rig rig(test_config(), std::make_unique<MemoryJournal>());
+  const Strategy there = rig.connect("there");
+  const auto results = rig.gateway->kill_all();
+  ASSERT_EQ(results.size(), 1U);
+  EXPECT_EQ(results[0].session_index, there.index);
+  EXPECT_EQ(results[0].name, "there");
+  EXPECT_EQ(results[0].epoch, there.attached.epoch);
+  EXPECT_TRUE(results[0].recorded);
+  const auto kills = rig.journal->of_kind(journal::RecordKind::kKill);
+  ASSERT_EQ(kills.size(), 1U);
+  EXPECT_EQ(kills[0].session_index, journal::kEverySession);
+  for (const char* name : {"there", "later", "latest"}) {
+    EXPECT_EQ(refusal_of([&] { (void)rig.connect(name); }), "SessionBlocked") << name;
+  }
+  EXPECT_TRUE(rig.gateway->release(1U));
+  (void)rig.connect("later");
+  EXPECT_EQ(refusal_of([&] { (void)rig.connect("another"); }), "SessionBlocked");
+  EXPECT_TRUE(rig.gateway->release_all());
+  for (const char* name : {"there", "latest", "another", "last"}) (void)rig.connect(name);
+  EXPECT_EQ(rig.journal->sync_now_count, 3U);
+}
+
+TEST(GatewayKill, OfAllHoldsInTheNextRun) {
+  Rig rig(test_config(), nullptr, {{"a", 0, 5, 5}}, true);
+  (void)rig.connect("a");  // was released alone
+  EXPECT_EQ(refusal_of([&] { (void)rig.connect("b"); }), "SessionBlocked");
+  EXPECT_FALSE(rig.gateway->release_all()) << "without a journal";
+  (void)rig.connect("b");
+}
+
 TEST(GatewayKill, LeavesTheOrderWindowsDescriptorToWhoIsToSendIt) {
   Rig rig;
   AttachRequest request = attach_request(rig.open("a"));

@@ -245,10 +245,10 @@ inline GatewayConfig test_config() {
 class Rig {
  public:
   explicit Rig(GatewayConfig config = test_config(), std::unique_ptr<MemoryJournal> disk = nullptr,
-               const std::vector<RecoveredSession>& recovered = {})
+               const std::vector<RecoveredSession>& recovered = {}, bool all_killed = false)
       : handler(new RecordingHandler), journal(disk.get()) {
     gateway = std::make_unique<Gateway>(std::move(config), std::unique_ptr<Handler>(handler),
-                                        std::move(disk), recovered);
+                                        std::move(disk), recovered, all_killed);
   }
 
   /// With a handler and a journal of the caller's choice.

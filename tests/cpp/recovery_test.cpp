@@ -39,8 +39,9 @@ class Feeder {
     feed(RecordKind::kReport, ++report_sequence_, message.data(), message.size());
   }
   void feed(RecordKind kind, std::uint64_t sequence, const void* payload, std::size_t bytes,
-            Reason detail = Reason::kNone) {
+            Reason detail = Reason::kNone, std::uint32_t session_index = 0) {
     journal::Record record;
+    record.session_index = session_index;
     record.position = ++position_;
     record.kind = kind;
     record.sequence = sequence;
@@ -69,6 +70,27 @@ TEST(Recovery, TakesOrdersNeverAppliedForNoStepBackWhereTheirRecordComesLate) {
   const std::uint64_t count = 4;
   feeder.feed(RecordKind::kNotApplied, 1, &count, sizeof count);
   EXPECT_EQ(feeder.recovery.sessions()[0].next_order_sequence, 8U);
+}
+
+TEST(Recovery, KeepsAKillOfAllForTheSessionsThatCameLaterAndTheReleaseOfOne) {
+  Feeder feeder;
+  const auto kill = [&](std::uint64_t killed, std::uint32_t session_index) {
+    feeder.feed(RecordKind::kKill, 0, &killed, sizeof killed, Reason::kNone, session_index);
+  };
+  const auto killed = [&] {
+    std::string names;
+    for (const auto& session : feeder.recovery.sessions()) {
+      if (session.killed) names += session.name;
+    }
+    return names + (feeder.recovery.all_killed() ? " and who comes" : "");
+  };
+  kill(1, journal::kEverySession);
+  feeder.feed(RecordKind::kSession, 1, "beta", 4, Reason::kNone, 1);
+  EXPECT_EQ(killed(), "alphabeta and who comes");
+  kill(0, 1);
+  EXPECT_EQ(killed(), "alpha and who comes");
+  kill(0, journal::kEverySession);
+  EXPECT_EQ(killed(), "");
 }
 
 TEST(Recovery, FindsTheRequestsThatHaveNoReport) {

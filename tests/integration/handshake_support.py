@@ -120,7 +120,7 @@ class FakeCore:
         #: What open_orders() gives, and the sequence from which each call asked.
         self.open_sequences = np.arange(0)
         self.scans: list[int] = []
-        self.kills: list[list[int]] = []
+        self.kills: list[list[int] | None] = []
         self.refuse_kill: dict[int, str] = {}
         #: Sessions whose kill waits for ``may_answer``: the disk takes its time.
         self.slow_kills: set[int] = set()
@@ -241,12 +241,16 @@ class FakeCore:
         fates["sequence"] = found
         return fates.tobytes()
 
-    def kill(self, session_indices: list[int], since_ns: int) -> list[dict[str, Any]]:
+    def kill(self, session_indices: list[int] | None, since_ns: int) -> list[dict[str, Any]]:
         self.kills.append(session_indices)
+        if session_indices is None:
+            session_indices = list(self.indices.values())
         if self.slow_kills.intersection(session_indices):
             assert self.may_answer.wait(PATIENCE_S)
         return [
             {
+                "session_index": index,
+                "name": f"s{index}",
                 "canceled": 2,
                 "fence_ns": time.monotonic_ns() - since_ns,
                 "recorded": 1,
@@ -256,7 +260,7 @@ class FakeCore:
             for index in session_indices
         ]
 
-    def release(self, session_indices: list[int]) -> bool:
+    def release(self, session_indices: list[int] | None) -> bool:
         return True
 
     def cancel_gone(self, session_index: int, gone_for_ns: int, reason: int) -> int | None:

@@ -69,6 +69,37 @@ def test_a_kill_outlives_the_gateway_until_the_operator_lifts_it(
     assert len(other.resolve()) == 0
 
 
+def test_a_kill_of_all_holds_for_sessions_that_come_later(
+    start_process: Start, connect: Connect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--handler", "venue", "--journal", str(tmp_path / "journal"))
+    gateway = start_process(*arguments)
+    assert cli.main(["kill", gateway.operator_url, "--all"]) == 0
+    with pytest.raises(ro.Refused, match="session later was killed"):
+        connect(gateway, "later")
+    gateway.end(signal.SIGKILL)
+    gateway = start_process(*arguments)
+    for name in ("later", "latest"):
+        with pytest.raises(ro.Refused, match=f"session {name} was killed"):
+            connect(gateway, name)
+    assert cli.main(["kill", gateway.operator_url, "--session", "later", "--release"]) == 0
+    connect(gateway, "later")
+    with pytest.raises(ro.Refused, match="session latest was killed"):
+        connect(gateway, "latest")
+    capsys.readouterr()
+    assert cli.main(["kill", gateway.operator_url, "--all", "--release"]) == 0
+    assert capsys.readouterr() == ("released 2 sessions\n", "")
+    connect(gateway, "another")
+    assert journal.verify(tmp_path / "journal").ok
+    assert cli.main(["journal", "cat", str(tmp_path / "journal"), "--kind", "kill"]) == 0
+    shown = [line.split()[2:] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [
+        ["*", "kill", "seq=0", "killed=1"],
+        ["later", "kill", "seq=1", "killed=0"],
+        ["*", "kill", "seq=0", "killed=0"],
+    ]
+
+
 def test_a_kill_that_no_journal_keeps_says_so(
     start_process: Start, connect: Connect, capsys: pytest.CaptureFixture[str]
 ) -> None:

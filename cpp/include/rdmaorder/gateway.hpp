@@ -137,6 +137,8 @@ struct SessionView {
 };
 
 struct KillResult {
+  std::uint32_t session_index = 0;
+  std::string name;  ///< of the session
   std::uint64_t canceled_count = 0;
   std::uint64_t fence_ns = 0;  ///< from the request to the moment the old link can write no more
   std::uint64_t epoch = 0;     ///< of that link, live or held; 0: there was none
@@ -163,12 +165,12 @@ static_assert(sizeof(OrderStamps) == 64);
 /// Thread-safe where the methods say so.
 class Gateway {
  public:
-  /// `journal_writer` may be null: nothing is kept, nothing survives. `recovered`: what that
-  /// journal knew. Requests in it that have no answer get theirs here: refused ones their refusal,
-  /// the others are handed to Handler::recover. Throws Error.
+  /// `journal_writer` may be null: nothing is kept, nothing survives. `recovered`, `all_killed`:
+  /// what that journal knew. Requests in it that have no answer get theirs here: refused ones their
+  /// refusal, the others are handed to Handler::recover. Throws Error.
   Gateway(GatewayConfig config, std::unique_ptr<Handler> handler,
           std::unique_ptr<journal::Writer> journal_writer,
-          const std::vector<RecoveredSession>& recovered = {});
+          const std::vector<RecoveredSession>& recovered = {}, bool all_killed = false);
   ~Gateway();
   Gateway(const Gateway&) = delete;
   Gateway& operator=(const Gateway&) = delete;
@@ -216,10 +218,15 @@ class Gateway {
   /// the request came.
   std::vector<KillResult> kill(std::span<const std::uint32_t> session_indices,
                                std::uint64_t since_ns = monotonic_ns());
+  /// The same for every session, those that come later included: of whatever name, they have no
+  /// link until they are released, or all are.
+  std::vector<KillResult> kill_all(std::uint64_t since_ns = monotonic_ns());
   /// Links of these are allowed again, of none when one does not exist. One sync of the journal for
   /// all. False: that is not on stable storage (KillResult::recorded).
   bool release(std::span<const std::uint32_t> session_indices);
   bool release(std::uint32_t session_index) { return release(std::span(&session_index, 1)); }
+  /// The same of every session, those that come later included.
+  bool release_all();
   /// Sessions now, any thread.
   std::vector<SessionView> sessions();
   /// Refuses new orders (cancels pass) until resumed. Any thread.
@@ -257,6 +264,8 @@ class Gateway {
  private:
   class Receiver;
   class Replay;
+  std::vector<KillResult> kill_chosen(std::optional<std::span<const std::uint32_t>> chosen,
+                                      std::uint64_t since_ns);
   std::uint64_t fence(std::uint32_t session_index, std::unique_ptr<Link> link,
                       memory::Window window, std::uint64_t since_ns);
   GatewayConfig config_;

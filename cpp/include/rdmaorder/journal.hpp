@@ -57,8 +57,11 @@ enum class RecordKind : std::uint16_t {
   kReport = 3,      ///< payload: header + block of a report; sequence is the report's
   kLink = 4,        ///< payload: epoch u64, first order sequence u64, first report sequence u64
   kNotApplied = 5,  ///< sequence: first order sequence never applied; payload: count u64
-  kKill = 6         ///< sequence: the next order's; payload: 1 u64 killed, 0 u64 released
+  /// sequence: the next order's; payload: 1 u64 killed, 0 u64 released. With session_index
+  /// kEverySession (sequence 0) of every session there is and of those introduced behind it.
+  kKill = 6
 };
+inline constexpr std::uint32_t kEverySession = UINT32_MAX;
 
 /// A place in the journal from which reading can begin.
 struct Location {

@@ -44,6 +44,8 @@ class SessionRecovery {
   void operator()(const journal::Record& record);
   /// Complete once the journal was read to its end.
   [[nodiscard]] std::vector<RecoveredSession> sessions() const;
+  /// Every session was killed and not all were released since: so are those yet to come.
+  [[nodiscard]] bool all_killed() const noexcept { return all_killed_; }
 
  private:
   struct Known {
@@ -57,6 +59,7 @@ class SessionRecovery {
 
   Handler* handler_;
   std::vector<Known> known_;
+  bool all_killed_ = false;
 };
 
 }  // namespace rdmaorder

@@ -91,15 +91,15 @@ void check(const GatewayConfig& config) {
 
 Gateway::Gateway(GatewayConfig config, std::unique_ptr<Handler> handler,
                  std::unique_ptr<journal::Writer> journal_writer,
-                 const std::vector<RecoveredSession>& recovered)
+                 const std::vector<RecoveredSession>& recovered, bool all_killed)
     : config_(std::move(config)) {
   check(config_);
   if (fault::armed()) {
     handler = gateway::with_fault_points(std::move(handler));
     journal_writer = gateway::with_fault_points(std::move(journal_writer));
   }
-  receiver_ =
-      std::make_unique<Receiver>(config_, std::move(handler), std::move(journal_writer), recovered);
+  receiver_ = std::make_unique<Receiver>(config_, std::move(handler), std::move(journal_writer),
+                                         recovered, all_killed);
   replay_ = std::make_unique<Replay>(*receiver_);
 }
 

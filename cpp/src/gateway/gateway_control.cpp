@@ -2,7 +2,7 @@
 // the kill switch, fencing.
 #include <algorithm>
 #include <cstring>
-#include <functional>
+#include <optional>
 #include <utility>
 
 #include "gateway/inquiry.hpp"
@@ -64,23 +64,42 @@ KillResult Gateway::kill(std::uint32_t session_index) {
 
 std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_indices,
                                       std::uint64_t since_ns) {
+  return kill_chosen(session_indices, since_ns);
+}
+
+std::vector<KillResult> Gateway::kill_all(std::uint64_t since_ns) {
+  return kill_chosen(std::nullopt, since_ns);
+}
+
+/// `chosen`: nullopt: all.
+std::vector<KillResult> Gateway::kill_chosen(std::optional<std::span<const std::uint32_t>> chosen,
+                                             std::uint64_t since_ns) {
   struct Ended {
     memory::Window window;  // outlives the link that has it written
     std::unique_ptr<Link> link;
   };
-  const std::size_t count = session_indices.size();
-  std::vector<KillResult> results(count);
-  std::vector<Ended> ended(count);
+  std::vector<KillResult> results;
+  std::vector<Ended> ended;
+  bool any_recorded = false;
   receiver_->call([&] {
+    const bool all_recorded = !chosen && receiver_->set_all_killed(true);
+    const std::size_t count = chosen ? chosen->size() : receiver_->sessions().size();
+    results.resize(count);
+    ended.resize(count);
+    any_recorded = all_recorded;
     for (std::size_t i = 0; i < count; ++i) {
-      GatewaySession* found = receiver_->find(session_indices[i]);
+      KillResult& result = results[i];
+      result.session_index = chosen ? (*chosen)[i] : static_cast<std::uint32_t>(i);
+      GatewaySession* found = receiver_->find(result.session_index);
       if (found == nullptr) {
-        results[i].refusal = no_session(session_indices[i]);
+        result.refusal = no_session(result.session_index);
         continue;
       }
       GatewaySession& session = *found;
       session.killed = true;
-      results[i].recorded = receiver_->record_kill(session);
+      result.name = session.request.name;
+      result.recorded = chosen ? receiver_->record_kill(session) : all_recorded;
+      any_recorded = any_recorded || result.recorded;
       ended[i].link = receiver_->remove(session, false);
       if (ended[i].link == nullptr && session.pending.link != nullptr) {
         ended[i].link = std::move(session.pending.link);
@@ -88,9 +107,10 @@ std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_ind
       }
       if (ended[i].link == nullptr) continue;
       ended[i].window = std::move(session.window);
-      results[i].epoch = ended[i].link->epoch();
+      result.epoch = ended[i].link->epoch();
     }
   });
+  const std::size_t count = results.size();
   // First every permission: to close a link may take its time.
   for (std::size_t i = 0; i < count; ++i) {
     if (ended[i].link == nullptr) continue;
@@ -99,7 +119,9 @@ std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_ind
   }
   receiver_->call([&] {
     for (std::size_t i = 0; i < count; ++i) {
-      if (ended[i].link != nullptr) receiver_->count_fence(session_indices[i], results[i].fence_ns);
+      if (ended[i].link != nullptr) {
+        receiver_->count_fence(results[i].session_index, results[i].fence_ns);
+      }
     }
   });
   for (Ended& each : ended) {
@@ -109,13 +131,12 @@ std::vector<KillResult> Gateway::kill(std::span<const std::uint32_t> session_ind
     each.window = {};
   }
   // Only now: a disk may take its time, the fences may not.
-  const bool any = std::any_of(results.begin(), results.end(), std::mem_fn(&KillResult::recorded));
-  const bool synced = any && ok(journal_writer()->sync_now());
+  const bool synced = any_recorded && ok(journal_writer()->sync_now());
   for (std::size_t i = 0; i < count; ++i) {
     if (!results[i].refusal.empty()) continue;
     results[i].recorded = results[i].recorded && synced;
     results[i].canceled_count =
-        cancel_orders(session_indices[i], gateway::every_order(), Reason::kKill);
+        cancel_orders(results[i].session_index, gateway::every_order(), Reason::kKill);
   }
   return results;
 }
@@ -132,6 +153,15 @@ bool Gateway::release(std::span<const std::uint32_t> session_indices) {
   });
   if (session_indices.empty() || !recorded) return recorded;
   return ok(journal_writer()->sync_now());
+}
+
+bool Gateway::release_all() {
+  bool recorded = false;
+  receiver_->call([&] {
+    recorded = receiver_->set_all_killed(false);
+    for (const auto& session : receiver_->sessions()) session->killed = false;
+  });
+  return recorded && ok(journal_writer()->sync_now());
 }
 
 std::uint64_t Gateway::cancel_orders(std::uint32_t session_index, const wire::MassCancel& scope,
@@ -171,10 +201,20 @@ std::vector<OrderFate> Gateway::open_orders(std::uint32_t session_index, std::ui
 
 /// Whether the session is killed, for the next run of the gateway. False: it will not know.
 bool Gateway::Receiver::record_kill(const GatewaySession& session) noexcept {
-  const std::uint64_t killed = session.killed ? 1 : 0;
+  return append_kill(session.index, session.next_order_sequence, session.killed);
+}
+
+bool Gateway::Receiver::set_all_killed(bool killed) noexcept {
+  all_killed_ = killed;
+  return append_kill(journal::kEverySession, 0, killed);
+}
+
+bool Gateway::Receiver::append_kill(std::uint32_t session_index, std::uint64_t sequence,
+                                    bool killed) noexcept {
+  const std::uint64_t payload = killed ? 1 : 0;
   if (journal_ == nullptr) return false;
-  if (ok(journal_->append(journal::RecordKind::kKill, 0, session.index, session.next_order_sequence,
-                          now_ns(), &killed, sizeof killed))) {
+  if (ok(journal_->append(journal::RecordKind::kKill, 0, session_index, sequence, now_ns(),
+                          &payload, sizeof payload))) {
     return true;
   }
   counters_.journal_errors.add();

@@ -91,7 +91,7 @@ class Gateway::Receiver final : public ReportSink {
  public:
   Receiver(const GatewayConfig& config, std::unique_ptr<Handler> handler,
            std::unique_ptr<journal::Writer> journal_writer,
-           const std::vector<RecoveredSession>& recovered);
+           const std::vector<RecoveredSession>& recovered, bool all_killed);
 
   void start();
   void stop();
@@ -122,6 +122,8 @@ class Gateway::Receiver final : public ReportSink {
   std::uint64_t cancel_orders(GatewaySession& session, const wire::MassCancel& scope,
                               Reason why) noexcept;
   [[nodiscard]] bool record_kill(const GatewaySession& session) noexcept;
+  /// Kills every session, those to come too, or releases them. False: that is not recorded.
+  [[nodiscard]] bool set_all_killed(bool killed) noexcept;
   /// A session event, journalled and sent like a report.
   void tell(GatewaySession& session, SessionEventKind kind, Reason reason,
             std::uint64_t count) noexcept;
@@ -229,6 +231,8 @@ class Gateway::Receiver final : public ReportSink {
   void trouble(GatewaySession& session, Status status) noexcept;
   void mark(GatewaySession& session) noexcept;
   void record_not_applied(GatewaySession& session) noexcept;
+  [[nodiscard]] bool append_kill(std::uint32_t session_index, std::uint64_t sequence,
+                                 bool killed) noexcept;
   void send_failed(GatewaySession& session, Status status) noexcept;
   void fail(GatewaySession& session, const std::string& cause) noexcept;
   void unwatch(const GatewaySession& session) noexcept;
@@ -255,6 +259,7 @@ class Gateway::Receiver final : public ReportSink {
   bool halted_ = false;
   Reason halt_reason_ = Reason::kNone;
   bool closing_ = false;
+  bool all_killed_ = false;  ///< a session that comes is killed
   std::span<OrderStamps> stamps_;
   bool beating_ = false;  ///< status lines of this heartbeat are still to be written
   gateway::Guard guard_;

@@ -27,9 +27,10 @@ void pin_this_thread(int cpu) {
 
 Gateway::Receiver::Receiver(const GatewayConfig& config, std::unique_ptr<Handler> handler,
                             std::unique_ptr<journal::Writer> journal_writer,
-                            const std::vector<RecoveredSession>& recovered)
+                            const std::vector<RecoveredSession>& recovered, bool all_killed)
     : orders_(config.batch_limit_count),
       reasons_(config.batch_limit_count),
+      all_killed_(all_killed),
       guard_(config.guard),
       handler_(std::move(handler)),
       journal_(std::move(journal_writer)),
@@ -141,6 +142,7 @@ GatewaySession& Gateway::Receiver::add_session(const SessionRequest& request, st
   session->request = session->asked = request;
   session->index = index;
   session->opaque = request.schema_id != wire::kSchemaId;
+  session->killed = all_killed_;
   const std::string label = "{session=" + request.name + "}";
   // Long names do not fit a label: those sessions are counted in the totals alone.
   if (label.size() + sizeof "orders_rejected" <= monitor::kCounterLabelBytes) {

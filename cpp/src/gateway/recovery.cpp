@@ -48,6 +48,7 @@ void SessionRecovery::operator()(const journal::Record& record) {
       Known& known = known_.emplace_back();
       known.session.name.assign(name, record.payload.size());
       known.session.session_index = record.session_index;
+      known.session.killed = all_killed_;
       return;
     }
     case journal::RecordKind::kOrder:
@@ -75,7 +76,12 @@ void SessionRecovery::operator()(const journal::Record& record) {
     case journal::RecordKind::kKill: {
       std::uint64_t killed = 0;
       read_words(record, std::span(&killed, 1));
-      at(record.session_index).session.killed = killed != 0;
+      if (record.session_index != journal::kEverySession) {
+        at(record.session_index).session.killed = killed != 0;
+        return;
+      }
+      all_killed_ = killed != 0;
+      for (Known& known : known_) known.session.killed = all_killed_;
       return;
     }
   }
