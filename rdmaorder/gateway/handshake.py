@@ -157,7 +157,7 @@ class Handshake:
         """Reads Negotiate and answers it. Returns the session and its index in the core. Without
         ``allowed`` the peer may ask as an operator, and have no session."""
         message = await self._receive_plain(channel, deadline_s, "Negotiate")
-        if channel.transport == "shm" and message.get("type") in OPERATOR_REQUESTS:
+        if channel.transport == "shm" and protocol.message_type(message) in OPERATOR_REQUESTS:
             raise OperatorRequestError(message)
         if not allowed:
             raise ProtocolError("Credentials", f"uid {channel.peer_uid} is not allowed here")

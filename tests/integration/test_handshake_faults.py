@@ -56,6 +56,7 @@ GARBAGE: dict[str, bytes] = {
     "a key twice": struct.pack("<I", 9) + b"\x82\xa1a\x01\xa1a\x02\xc0\xc0"[:9],
     "another type": encode_frame({"type": "Hello"}),
     "no type": encode_frame({"session": "alpha"}),
+    "a map for its type": encode_frame({"type": {"a": 1}}),
     "the other step's answer": encode_frame({"type": "NegotiationResponse"}),
 }
 
