@@ -132,17 +132,27 @@ class TcpChannel(Channel):
     def _read_some(self, count: int) -> bytes:
         if self._tls is None:
             return self._socket.recv(count)
-        while True:
-            try:
-                return self._tls.read(count)
-            except ssl.SSLWantReadError:
-                self._flush()  # what TLS itself has to say
-            except ssl.SSLZeroReturnError:
-                return b""
-            except ssl.SSLError as error:
-                raise TlsFailedError(f"TLS broke: {_reason(error)}") from error
+        data = self._decrypt(self._tls, count)
+        if data is None:
             if not self._fill():
                 return b""
+            data = self._decrypt(self._tls, count)
+        if data is None:  # a key update, say: more of them wait until others had their turn
+            raise BlockingIOError
+        return data
+
+    def _decrypt(self, tls: ssl.SSLObject, count: int) -> bytes | None:
+        """1 to ``count`` bytes of what was read from the socket, b"" at the end. None: there are
+        none in it."""
+        try:
+            return tls.read(count)
+        except ssl.SSLWantReadError:
+            self._flush()  # what TLS itself has to say
+            return None
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLError as error:
+            raise TlsFailedError(f"TLS broke: {_reason(error)}") from error
 
     async def send(self, frame: bytes, descriptor: int | None = None) -> None:
         if descriptor is not None:

@@ -1,9 +1,11 @@
 // connect() over TCP and TLS against the real control server, and against what is none.
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <openssl/ssl.h>
 
 #include <initializer_list>
 
+#include "control/tls_stream.hpp"
 #include "control_tls_support.hpp"
 
 namespace rdmaorder::control {
@@ -370,6 +372,92 @@ TEST_F(ControlTls, says_that_the_listener_is_silent_garbage_or_gone) {
   EXPECT_EQ(refused.error_number(), ECONNREFUSED);
   expect(failure(request("rdma://no-such-host.invalid:1")), ErrorKind::kSystem,
          {"no-such-host.invalid", "check the name"});
+}
+
+// -- what TLS says by itself ---------------------------------------------------------------------
+
+/// A TLS server whose bytes go out when told to, and the stream that it shook hands with.
+class TlsPair {
+ public:
+  TlsPair(const std::string& certificate, const std::string& key, const TlsSettings& settings) {
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    socket_ = memory::UniqueFd(ends[0]);
+    stream = std::make_unique<TlsStream>(memory::UniqueFd(ends[1]), settings);
+    context_.reset(::SSL_CTX_new(::TLS_server_method()));
+    ::SSL_CTX_set_num_tickets(context_.get(), 0);
+    EXPECT_EQ(::SSL_CTX_use_certificate_chain_file(context_.get(), certificate.c_str()), 1);
+    EXPECT_EQ(::SSL_CTX_use_PrivateKey_file(context_.get(), key.c_str(), SSL_FILETYPE_PEM), 1);
+    ssl_.reset(::SSL_new(context_.get()));
+    EXPECT_EQ(::SSL_set_fd(ssl_.get(), socket_.get()), 1);
+    std::thread server([this] { EXPECT_EQ(::SSL_accept(ssl_.get()), 1); });
+    stream->handshake(Deadline(kPatienceNs));
+    server.join();
+    ::SSL_set0_wbio(ssl_.get(), ::BIO_new(::BIO_s_mem()));
+  }
+  void update_keys(int type, int count) {
+    for (int i = 0; i < count; ++i) {
+      ASSERT_EQ(::SSL_key_update(ssl_.get(), type), 1);
+      ASSERT_EQ(::SSL_do_handshake(ssl_.get()), 1);
+    }
+  }
+  void write(const std::string& data) {
+    ASSERT_EQ(::SSL_write(ssl_.get(), data.data(), static_cast<int>(data.size())),
+              static_cast<int>(data.size()));
+  }
+  /// All at once.
+  std::size_t send() {
+    BIO* source = ::SSL_get_wbio(ssl_.get());
+    char* pending = nullptr;
+    const auto bytes = static_cast<std::size_t>(BIO_get_mem_data(source, &pending));
+    EXPECT_EQ(::send(socket_.get(), pending, bytes, MSG_NOSIGNAL), static_cast<ssize_t>(bytes));
+    (void)BIO_reset(source);
+    return bytes;
+  }
+
+  std::unique_ptr<TlsStream> stream;
+
+ private:
+  memory::UniqueFd socket_;
+  TlsContext context_;
+  std::unique_ptr<SSL, TlsFree> ssl_;
+};
+
+constexpr std::size_t kLookBytes = 16 * 1024;
+
+TEST_F(ControlTls, looks_at_so_much_at_once_however_many_key_updates_come) {
+  (void)start(kTls);  // makes the certificates
+  TlsPair pair(file("gateway.pem"), file("gateway.key"), {file("ca.pem"), "", "", "localhost"});
+  pair.update_keys(SSL_KEY_UPDATE_NOT_REQUESTED, 3000);
+  pair.write("x");
+  const std::size_t sent = pair.send();
+  ASSERT_GT(sent, 3 * kLookBytes);
+  std::size_t looks = 1;
+  char byte = 0;
+  std::size_t got = 0;
+  while (pair.stream->read_some(&byte, 1, &got) == Got::kNothing) ++looks;
+  EXPECT_EQ(byte, 'x');
+  EXPECT_GE(looks, sent / kLookBytes);
+}
+
+TEST_F(ControlTls, gives_up_a_peer_that_wants_new_keys_and_reads_nothing) {
+  (void)start(kTls);  // makes the certificates
+  TlsPair pair(file("gateway.pem"), file("gateway.key"), {file("ca.pem"), "", "", "localhost"});
+  const auto flood = [&] {
+    char byte = 0;
+    std::size_t got = 0;
+    for (int round = 0; round < 500; ++round) {  // 8 MB to answer
+      pair.update_keys(SSL_KEY_UPDATE_REQUESTED, 600);
+      (void)pair.send();
+      EXPECT_EQ(pair.stream->read_some(&byte, 1, &got), Got::kNothing);
+    }
+  };
+  try {
+    flood();
+    FAIL() << "8 MB are owed";
+  } catch (const Error& error) {
+    expect(error, ErrorKind::kHandshake, {"reads no answer"});
+  }
 }
 
 }  // namespace

@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::size_t kReadBytes = 16 * 1024;
 constexpr std::size_t kFinishedMaxBytes = 64;
+/// What TLS itself may owe a peer that reads nothing.
+constexpr std::size_t kOwedMaxBytes = 2 * std::size_t{kMaxFrameBytes};
 
 /// The certificate must carry the name or address, in its subjectAltName; the subject is not looked
 /// at, nor is a wildcard within a label taken.
@@ -87,11 +89,13 @@ void TlsStream::write(std::string_view data, const Deadline& deadline) {
 }
 
 Got TlsStream::read_some(char* data, std::size_t bytes, std::size_t* got) {
-  for (;;) {
+  for (bool filled = false;; filled = true) {
     ::ERR_clear_error();
     if (::SSL_read_ex(ssl_.get(), data, bytes, got) == 1) return Got::kData;
     const int problem = ::SSL_get_error(ssl_.get(), 0);
-    (void)flush_some();  // what TLS itself has to say
+    if (!flush_some() && outgoing_.size() > kOwedMaxBytes) {  // what TLS itself has to say
+      throw Error(ErrorKind::kHandshake, "it asks for new keys on and on and reads no answer");
+    }
     if (problem == SSL_ERROR_ZERO_RETURN) {
       peer_closed_ = true;
       return Got::kClosed;
@@ -99,8 +103,10 @@ Got TlsStream::read_some(char* data, std::size_t bytes, std::size_t* got) {
     if (problem != SSL_ERROR_WANT_READ) {
       throw Error(ErrorKind::kHandshake, describe_tls_error(ssl_.get()));
     }
-    const Got filled = fill();
-    if (filled != Got::kData) return filled;
+    // TLS kept all of it, a key update say: with more of them the caller's time would never be up.
+    if (filled) return Got::kNothing;
+    const Got state = fill();
+    if (state != Got::kData) return state;
   }
 }
 
