@@ -215,8 +215,10 @@ class GatewayConfig:
             raise ConfigError(
                 f"{path}: cannot be read ({error.strerror}); check the path given to --config"
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # also of text that is no UTF-8, and of Python's limits
             raise ConfigError(f"{path}: is not TOML: {error}") from error
+        except RecursionError:
+            raise ConfigError(f"{path}: is not TOML: nested too deeply") from None
         try:
             for name in document:
                 _known(name, ("gateway", "sessions"), "table", document[name])
@@ -298,7 +300,10 @@ def _cancel_of(tables: Any, defaults: Mapping[str, Any]) -> dict[str, tuple[str,
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # written in hex, TOML's integers have no limit; in decimal Python's do
+        return "(a number of too many digits)"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

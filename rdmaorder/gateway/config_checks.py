@@ -38,6 +38,8 @@ Check = Callable[[Any], Any]
 def string(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError('is not a string; write it in quotes, not ""')
+    if "\0" in value:
+        raise ValueError("holds a NUL, which no name has; take it out")
     return value
 
 

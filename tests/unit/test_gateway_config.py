@@ -282,6 +282,28 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         GatewayConfig.from_file(str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cpu = " + "9" * 5000, "is not TOML: Exceeds the limit"),
+        ("cpu = 0x" + "f" * 5000, "[gateway] cpu = (a number of too many digits): is out of range"),
+        ("cpuu = 0x" + "f" * 5000, "cpuu = (a number of too many digits): unknown key"),
+        ("cpu = " + "[" * 5000 + "]" * 5000, "is not TOML: nested too deeply"),
+    ],
+)
+def test_toml_that_python_cannot_hold_or_show_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    assert words in refusal(tmp_path, "[gateway]\n" + text + "\n")
+
+
+@pytest.mark.parametrize("key", ["journal", "counters", "handler", "tls_key"])
+def test_a_nul_is_in_no_name(tmp_path: Path, key: str) -> None:
+    """The system would take what stands before it for the whole name."""
+    refused = refusal(tmp_path, f'[gateway]\n{key} = "a\\u0000b"\n')
+    assert f"[gateway] {key} = 'a\\x00b': holds a NUL" in refused
+
+
 def test_a_file_that_is_not_there_is_refused_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read .*--config"):
         GatewayConfig.from_file(str(tmp_path / "absent.toml"))
