@@ -14,7 +14,15 @@ from typing import Any, Protocol, TypeVar
 
 from rdmaorder.errors import RdmaOrderError, Refused
 from rdmaorder.gateway.config import GatewayConfig
-from rdmaorder.gateway.fields import SEQUENCE_MAX, U64_MAX, integer_of, text_of
+from rdmaorder.gateway.fields import (
+    MAX_TEXT_CHARS,
+    SEQUENCE_MAX,
+    U64_MAX,
+    ProtocolError,
+    integer_of,
+    refuse_bad,
+    text_of,
+)
 from rdmaorder.messages import FATE_RECORD, Reason
 
 __all__ = ["FATES_MAX", "OPERATOR_REQUESTS", "Operations", "OperatorRequestError", "sum_of_kills"]
@@ -149,18 +157,20 @@ class Operations:
     async def _refusable(asked: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
         try:
             answer = await asked
-        except Refused as error:
+        except (Refused, ProtocolError) as error:
             return {"type": "Refused", "code": error.code, "text": str(error)}
         except (RdmaOrderError, OSError) as error:
             return {"type": "Refused", "code": "Unspecified", "text": str(error)}
         return answer
 
     def _resolve(self, session_index: int, message: dict[str, Any]) -> dict[str, Any]:
-        open_only = text_of(message, "what", 16) == "open"
+        what = text_of(message, "what", MAX_TEXT_CHARS)
+        if what not in ("fates", "open"):
+            refuse_bad(f"what = {what[:40]!r} is neither 'fates' nor 'open'")
         start = integer_of(message, "from_sequence", 1, SEQUENCE_MAX)
         count = integer_of(message, "count", 1, FATES_MAX)
         next_order = self._core.sessions()[session_index]["next_order_sequence"]
-        if open_only:
+        if what == "open":
             fates = self._open_page(session_index, start, count)
         else:
             fates = self._core.fates(session_index, start, count)

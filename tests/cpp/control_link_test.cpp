@@ -243,26 +243,49 @@ TEST_F(ControlLink, asks_in_the_golden_frames_and_reads_the_golden_answers) {
   });
 }
 
+/// The error that `inquiry` about 3 orders from 5 on ends with when that is the answer.
+std::string refusal_of(Inquiry inquiry, const std::string& answer) {
+  int ends[2];
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  const auto own = make_plain_connection(UniqueFd(ends[0]));
+  const UniqueFd gateway(ends[1]);
+  Peer(gateway.get()).send(answer);
+  try {
+    (void)resolve(*own, inquiry, 5, 3, kPatienceNs);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kHandshake) << error.what();
+    return error.what();
+  }
+  return "taken";
+}
+
 TEST_F(ControlLink, refuses_fates_of_other_orders_than_were_asked_for) {
   for (const std::string& answer :
        {resolved(1, 4, 3), resolved(1, 5, 4), MessageWriter("Killed").number("canceled", 0).frame(),
         MessageWriter("Clock").number("request", 1).number("time_ns", 0).frame()}) {
-    int ends[2];
-    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-    const auto own = make_plain_connection(UniqueFd(ends[0]));
-    const UniqueFd gateway(ends[1]);
-    std::thread answering([&] {
-      (void)Peer(gateway.get()).receive();
-      Peer(gateway.get()).send(answer);
-    });
-    try {
-      (void)resolve(*own, Inquiry::kFates, 5, 3, kPatienceNs);
-      ADD_FAILURE() << "taken";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kHandshake) << error.what();
-    }
-    answering.join();
+    EXPECT_NE(refusal_of(Inquiry::kFates, answer), "taken");
   }
+}
+
+TEST_F(ControlLink, takes_open_orders_in_ascending_order_alone) {
+  const auto open_orders = [](std::vector<std::uint64_t> sequences) {
+    std::string fates;
+    for (const std::uint64_t sequence : sequences) {
+      OrderFate fate;
+      fate.sequence = sequence;
+      fates.append(reinterpret_cast<const char*>(&fate), sizeof fate);
+    }
+    return refusal_of(Inquiry::kOpenOrders, MessageWriter("Resolved")
+                                                .number("request", 1)
+                                                .number("next_order_sequence", 5000)
+                                                .binary("fates", fates)
+                                                .frame());
+  };
+  EXPECT_EQ(open_orders({5, 9, 4000}), "taken");
+  EXPECT_NE(open_orders({5, 4}).find("has order 4 in place 1"), std::string::npos);
+  EXPECT_NE(open_orders({9, 8, 10}).find("has order 8 in place 1"), std::string::npos);
+  EXPECT_NE(open_orders({5, UINT64_MAX}).find("in place 1"), std::string::npos)
+      << "the page behind it would begin at 0";
 }
 
 }  // namespace

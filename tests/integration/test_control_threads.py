@@ -123,6 +123,9 @@ def test_a_wrong_question_is_refused_and_the_link_goes_on(gateway: Running) -> N
     with gateway.client() as client:
         client.connect()
         assert client.ask(RESOLVE | {"count": 0})["type"] == "Refused"
+        refused = client.ask(RESOLVE | {"what": "Open"})
+        assert (refused["type"], refused["code"]) == ("Refused", "BadRequest")
+        assert "what = 'Open'" in refused["text"]
         assert client.ask(RESOLVE)["type"] == "Resolved"
 
 

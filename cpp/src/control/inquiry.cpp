@@ -60,10 +60,15 @@ Resolved resolve(Connection& connection, Inquiry inquiry, std::uint64_t from, st
   resolved.next_order_sequence = answer.number("next_order_sequence", 1, kSequenceMax);
   resolved.fates.resize(bytes.size() / sizeof(OrderFate));
   std::memcpy(resolved.fates.data(), bytes.data(), bytes.size());
+  std::uint64_t least = from;  // open orders ascend, so that the next page lies behind this one
   for (std::size_t i = 0; i < resolved.fates.size(); ++i) {
     const std::uint64_t sequence = resolved.fates[i].sequence;
-    if (i < count && (inquiry == Inquiry::kFates ? sequence == from + i : sequence >= from))
+    const bool fits = inquiry == Inquiry::kFates ? sequence == from + i
+                                                 : sequence >= least && sequence <= kSequenceMax;
+    if (i < count && fits) {
+      least = sequence;
       continue;
+    }
     throw Error(ErrorKind::kHandshake, "Resolved has order " + std::to_string(sequence) +
                                            " in place " + std::to_string(i) +
                                            " of an answer about " + std::to_string(count) +
