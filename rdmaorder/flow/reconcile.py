@@ -104,8 +104,8 @@ def group_journal(batches: Iterable[Records]) -> dict[str, JournalSession]:
     parts: dict[tuple[int, int], list[tuple[Sequences, Bytes]]] = {}
     for batch in batches:
         for record in batch[batch["kind"] == _SESSION_RECORD]:
-            name = record["payload"].tobytes()[: int(record["payload_bytes"])].decode()
-            names[int(record["session_index"])] = name
+            name = record["payload"].tobytes()[: int(record["payload_bytes"])]
+            names[int(record["session_index"])] = name.decode(errors="backslashreplace")
         for kind in (_ORDER_RECORD, _REPORT_RECORD):
             chosen = batch[(batch["kind"] == kind) & (batch["payload_bytes"] == _MESSAGE_BYTES)]
             payloads = _bytes_of(np.ascontiguousarray(chosen["payload"]))[:, :_MESSAGE_BYTES]

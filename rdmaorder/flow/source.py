@@ -7,6 +7,7 @@ import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -17,6 +18,7 @@ __all__ = ["Chunk", "CsvSource"]
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _CHUNK_ROWS = 1 << 17
+_LINE_BYTES_MAX = 1 << 20
 
 
 @dataclass(slots=True)
@@ -62,7 +64,9 @@ class CsvSource:
     def _lines(self, stream: IO[bytes]) -> Iterator[str]:
         number = 0
         try:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(iter(partial(stream.readline, _LINE_BYTES_MAX), b""), 1):
+                if len(line) == _LINE_BYTES_MAX:
+                    raise self._error(f"has a line of {_LINE_BYTES_MAX} bytes or more", number)
                 if number == 1 and line.startswith(_UTF8_BOM):
                     yield line[len(_UTF8_BOM) :].decode()
                 else:

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import re
+import stat
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -185,8 +186,12 @@ class Counters:
 def _map(path: str) -> tuple[mmap.mmap, int]:
     """The file's memory and its inode number."""
     try:
-        with Path(path).open("rb") as file:
-            info = os.fstat(file.fileno())
+        # To open a named pipe waits for who writes into it.
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as file:
+            info = os.fstat(opened)
+            if not stat.S_ISREG(info.st_mode):
+                raise InputError("not a counters file: it is no regular file", path=path)
             if info.st_size == 0:
                 raise InputError("not a counters file: it is empty", path=path)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), info.st_ino

@@ -391,3 +391,10 @@ class TestTheLayoutIsTheSameEverywhere:
         sentence = re.search(r"All but the maxima \(([^)]*)\)", self.DOC_TEXT)
         assert sentence is not None
         assert set(re.findall(r"`(\w+)`", sentence[1])) == GAUGES
+
+
+def test_a_named_pipe_is_no_counters_file(tmp_path: Path) -> None:
+    """To open one waits for who writes into it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: not a counters file: it is no regular file"):
+        Counters(tmp_path / "pipe")

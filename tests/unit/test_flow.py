@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import subprocess
+import tracemalloc
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -144,6 +145,17 @@ def test_a_truncated_gzip_file_and_bytes_that_are_no_text_are_refused(tmp_path: 
     with pytest.raises(InputError, match="not UTF-8") as caught:
         read_flow(write(tmp_path / "f.csv", HEADER.encode() + b"1,N,\xff,B,1,1,\n"))
     assert caught.value.line == 2
+
+
+def test_a_line_without_an_end_is_refused_before_memory_is_spent(tmp_path: Path) -> None:
+    """A gzip file of 300 KB may hold one of gigabytes, a device one of any length."""
+    path = write(tmp_path / "flow.gz", gzip.compress(HEADER.encode() + bytes(300 << 20), 1))
+    tracemalloc.start()
+    for endless in (path, Path("/dev/zero")):
+        with pytest.raises(InputError, match="has a line of 1048576 bytes or more"):
+            read_flow(endless)
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:

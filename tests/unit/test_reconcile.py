@@ -224,6 +224,12 @@ def test_journal_records_are_grouped_by_session_across_batches() -> None:
     assert group_journal([]) == {}
 
 
+def test_a_session_name_that_is_no_text_is_shown_as_it_is() -> None:
+    records = np.zeros(1, RECORD)
+    records["kind"], records["payload_bytes"], records["payload"] = RecordKind.SESSION, 2, b"a\xff"
+    assert list(group_journal([records])) == ["a\\xff"]
+
+
 def test_a_ledger_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ledgers = [make_ledger(), make_ledger(0, "empty", 1)]
     save_ledger(tmp_path / "l.npz", ledgers)
