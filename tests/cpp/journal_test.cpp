@@ -1,6 +1,8 @@
 // Reading and recovery: what is written comes back, what is damaged is found and kept aside.
 #include "rdmaorder/journal.hpp"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <random>
 
@@ -267,6 +269,23 @@ TEST_F(Journal, ASegmentUnderAnotherNumberIsRefused) {
   }
   EXPECT_THROW(open(), Error);
   EXPECT_TRUE(fs::exists(segment(3))) << "a refusal must not touch files";
+}
+
+TEST_F(Journal, ANamedPipeInPlaceOfASegmentIsRefusedAndNotWaitedFor) {
+  write_records(5);
+  fs::remove(segment(2));
+  ASSERT_EQ(::mkfifo(segment(2).c_str(), 0600), 0);
+  const std::string words = segment(2) + ": not a regular file";
+  const auto refuses = [&](const auto& reads) {
+    try {
+      reads();
+      FAIL() << "the pipe was accepted";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+  };
+  refuses([&] { (void)scan(directory_, [](const Record&) { return true; }); });
+  refuses([&] { (void)open(); });
 }
 
 TEST_F(Journal, IgnoresForeignFilesAndDirectories) {

@@ -68,13 +68,14 @@ struct Reader::Segment {
   /// the journal yet.
   bool open(const std::string& directory, std::uint64_t number, bool* opened) {
     path = segment_path(directory, number);
-    fd.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    fd.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe would wait
     if (!fd) {
       if (errno == ENOENT) return false;
       throw_errno("open journal segment", path, errno);
     }
     struct stat facts{};
     if (fstat(fd.get(), &facts) != 0) throw_errno("stat journal segment", path, errno);
+    if (!S_ISREG(facts.st_mode)) bad_header(path, "not a regular file");
     *opened = look_at_header(fd.get(), path, number, &header);
     size = static_cast<std::uint64_t>(facts.st_size);
     if (*opened) {
