@@ -10,15 +10,15 @@ from typing import Any
 
 from rdmaorder.errors import InputError
 from rdmaorder.pingpong.files import FORMAT
-from rdmaorder.pingpong.statistics import bootstrap_change
+from rdmaorder.pingpong.statistics import change_of
 
 __all__ = ["Change", "Comparison", "compare", "load", "one_sided", "percent", "unlike"]
 
 _PYTEST_RUNS = 10
 _QS = (("p50", 0.5), ("p99", 0.99))
 _FLOORS = ("floor_before_ns", "floor_after_ns")
-#: Fewer runs than this on a side give an interval that means nothing.
-RUNS_MIN = 3
+#: Of fewer runs on a side no 95 % interval exists.
+RUNS_MIN = 4
 #: A time beyond these is a mistake in the file, and a ratio of two within them is finite.
 _NS_MIN, _NS_MAX = 1e-3, 1e18
 #: What of a host has to be alike on either end.
@@ -306,7 +306,7 @@ def _change(
 ) -> Change:
     import numpy as np
 
-    change, low, high = bootstrap_change(a, b)
+    change, low, high = change_of(a, b)
     verdict = "slower" if low > 0 else "faster" if high < 0 else "same"
     if limit is not None and low > limit:
         verdict = "SLOWER"

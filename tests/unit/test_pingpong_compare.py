@@ -63,7 +63,7 @@ def test_a_comparison_fails_only_when_the_whole_interval_is_beyond_the_limit() -
 
 def test_a_comparison_needs_repeated_runs() -> None:
     with pytest.raises(InputError, match="--repeats"):
-        comparing.compare(result(OLD[:2]), result(OLD), fail_above=None)
+        comparing.compare(result(OLD[:3]), result(OLD), fail_above=None)
 
 
 def test_unlike_environments_are_named() -> None:

@@ -22,7 +22,7 @@ from rdmaorder.pingpong.progress import Progress, sent_count
 from rdmaorder.pingpong.report import ratio_text
 from rdmaorder.pingpong.runs import Run
 from rdmaorder.pingpong.statistics import (
-    bootstrap_change,
+    change_of,
     is_steady,
     main_class,
     quantile,
@@ -125,10 +125,45 @@ def test_an_order_during_which_progress_was_shown_says_so() -> None:
 
 def test_the_interval_of_a_real_change_excludes_no_change_and_noise_does_not() -> None:
     before = [100.0, 101, 99, 100, 102, 98, 100]
-    change, low, high = bootstrap_change(before, [each * 1.2 for each in before])
+    change, low, high = change_of(before, [each * 1.2 for each in before])
     assert 0.15 < low <= change <= high < 0.25
-    _, low, high = bootstrap_change(before, [101.0, 99, 100, 98, 102, 100, 100])
+    _, low, high = change_of(before, [101.0, 99, 100, 98, 102, 100, 100])
     assert low <= 0 <= high
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "outside"),  # the critical values of U in tables, 5 % on two sides
+    [(4, 4, 0), (5, 5, 2), (3, 5, 0), (4, 10, 5), (10, 4, 5), (7, 9, 12), (15, 15, 64)],
+)
+def test_the_interval_is_that_of_the_rank_test(before: int, after: int, outside: int) -> None:
+    a, b = 1000.0 + np.arange(before), 1000.0 + 37 * np.arange(after)
+    ratios = np.sort((b[:, None] / a).ravel()) - 1
+    assert change_of(a, b)[1:] == (ratios[outside], ratios[-1 - outside])
+
+
+def test_three_runs_are_too_few_for_any_interval() -> None:
+    assert change_of([1.0, 1, 1], [9.0, 9, 9])[1:] == (float("-inf"), float("inf"))
+
+
+@pytest.mark.parametrize("runs", [4, 5, 15])
+def test_no_more_than_one_in_twenty_of_equal_measurements_differs(runs: int) -> None:
+    """Runs of two placements, where medians of resampled runs were wrong by far."""
+    rng = np.random.default_rng(7)
+    differ = found = 0
+    for _ in range(1000):
+        a, b = (200 * rng.choice([1, 1.08], runs) + rng.normal(0, 2, runs) for _ in range(2))
+        _, low, high = change_of(a, b)
+        differ += not low <= 0 <= high
+        found += change_of(a, b * 1.05)[1] > 0
+    assert differ < 70
+    assert runs < 15 or found > 600
+
+
+def test_many_runs_are_compared_at_once() -> None:
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(200, 4, 400), rng.normal(202, 4, 400)
+    change, low, high = change_of(a, b)
+    assert 0 < low < change < high < 0.02
 
 
 def test_times_of_paced_orders_count_from_when_they_were_due() -> None:
