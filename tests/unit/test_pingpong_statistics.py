@@ -254,6 +254,24 @@ def test_alignment_of_a_lopsided_way_is_off_by_no_more_than_its_bound() -> None:
     assert abs(float(np.median(aligned[:, 2] - aligned[:, 0])) - 900) <= clocks.error_ns + 1
 
 
+@pytest.mark.parametrize(("count", "every_ns"), [(20_000, 1e6), (60, 1e8), (5000, 3e3)])
+@pytest.mark.parametrize("drift", [20e-6, -100e-6])
+def test_clocks_that_drift_are_followed_however_slowly_orders_come(
+    count: int, every_ns: float, drift: float
+) -> None:
+    """Between two orders of a slow run the clocks move further apart than the way takes."""
+    rng = np.random.default_rng(3)
+    called = np.arange(count) * every_ns
+    seen = called + 1200 + rng.exponential(300, count)
+    times = np.zeros((count, 9))
+    times[:, 0], times[:, 1] = called, called + 100
+    times[:, 2:8] = (seen + 7e6 + drift * called)[:, None] + 50 * np.arange(6)
+    times[:, 8] = seen + 250 + 1200 + rng.exponential(300, count)
+    aligned, clocks = align(times, one_clock=False)
+    assert 0 < clocks.error_ns < 1300
+    assert np.abs(aligned[:, 2] - seen).max() < clocks.error_ns
+
+
 def test_stamps_of_other_orders_are_left_out() -> None:
     run = run_of([650] * 10)
     assert join(run, stamped(run), 5000, 1.0, one_clock=True) is None
