@@ -39,14 +39,11 @@ def headline(measurement: Measurement) -> str | None:
     return "session" if "session" in measured else (measured[0] if measured else None)
 
 
-def _reference_rows(measurement: Measurement, name: str) -> list[dict[str, Any]]:
-    rows = []
-    for run in measurement.kept(name):
-        row = run.to_json()
-        if "summary_rtt_ns" in run.facts:
-            row["rtt_ns"] = run.facts["summary_rtt_ns"]
-        rows.append(row)
-    return rows
+def _reference_row(run: Run) -> dict[str, Any]:
+    row = run.to_json()
+    if "summary_rtt_ns" in run.facts:
+        row["rtt_ns"] = run.facts["summary_rtt_ns"]
+    return row
 
 
 def _with_mean(run: Run) -> dict[str, Any]:
@@ -73,7 +70,7 @@ def _pooled(runs: list[Run]) -> Any:
 def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
     """One level: pooled over the runs that count, each run, ratios, the worst orders."""
     runs = measurement.runs[name]
-    kept = measurement.kept(name) or runs
+    kept = measurement.shown(name)
     pooled = summary(_pooled(kept))
     result: dict[str, Any] = {
         "count": sum(run.count for run in kept),
@@ -97,7 +94,7 @@ def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
             result[f"{key}_to_floor"] = spread([rtt[key] / 2 / floor for rtt, floor in rows])
     ours = [_with_mean(run) for run in kept]
     result["ratio"] = {
-        reference: ratio_of(ours, _reference_rows(measurement, reference))
+        reference: ratio_of(ours, [_reference_row(run) for run in measurement.kept(reference)])
         for reference in measurement.references
     }
     return result
@@ -105,8 +102,9 @@ def level_json(measurement: Measurement, name: str) -> dict[str, Any]:
 
 def _reference_json(measurement: Measurement, name: str) -> dict[str, Any]:
     runs = measurement.references[name]
-    kept = measurement.kept(name) or runs
-    result: dict[str, Any] = {**measurement.reference_facts.get(name, {}), "runs_kept": len(kept)}
+    kept = measurement.shown(name)
+    result: dict[str, Any] = dict(measurement.reference_facts.get(name, {}))
+    result["runs_kept"] = len(measurement.kept(name))
     if "summary_rtt_ns" in runs[0].facts:
         keys = runs[0].facts["summary_rtt_ns"]
         rtt = {
@@ -121,7 +119,7 @@ def _reference_json(measurement: Measurement, name: str) -> dict[str, Any]:
         result["rate_per_s"] = round(rate_of(kept), 1)
     result["rtt_ns"] = {key: round(value, 2) for key, value in rtt.items()}
     result["one_way_ns"] = {key: round(value / 2, 2) for key, value in rtt.items()}
-    result["runs"] = _reference_rows(measurement, name)
+    result["runs"] = [_reference_row(run) for run in runs]
     return result
 
 
@@ -167,25 +165,28 @@ def to_json(measurement: Measurement) -> dict[str, Any]:
 
 
 def write_hdr(path: Path, measurement: Measurement) -> None:
-    """One interval a run, tagged with its level: round trips in ns, the column of maxima in ms.
+    """One interval a run, in the order they were made, tagged with its level: round trips in ns,
+    the column of maxima in ms. Of the same runs as the tables.
 
     Lines are written here (format 1.3): hdrhistogram's own writer leaves tags out.
     """
+    names = [*measurement.runs, *measurement.references]
+    runs = [run for name in names for run in measurement.shown(name) if run.count]
+    runs.sort(key=lambda run: run.started_s)
+    start_s = runs[0].started_s if runs else time.time()
+    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start_s))
     lines = [
         "#rdmaorder pingpong: round trips in nanoseconds, one way = half",
         "#[Histogram log format version 1.3]",
-        f"#[StartTime: {time.time():.3f} (seconds since epoch), {measurement.environment['time']}]",
+        f"#[StartTime: {start_s:.3f} (seconds since epoch), {text}]",
         '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"',
     ]
-    offset_s = 0.0
-    for name, runs in [*measurement.runs.items(), *measurement.references.items()]:
-        for run in runs:
-            if not run.count:
-                continue
-            length_s = float(run.times_s()[-1])
-            payload, max_ns = _encoded(run)
-            lines.append(f"Tag={name},{offset_s:.6f},{length_s:.6f},{max_ns / 1e6:.6f},{payload}")
-            offset_s += length_s
+    for run in runs:
+        payload, max_ns = _encoded(run)
+        lines.append(
+            f"Tag={run.name},{run.started_s - start_s:.6f},{run.times_s()[-1]:.6f},"
+            f"{max_ns / 1e6:.6f},{payload}"
+        )
     try:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:

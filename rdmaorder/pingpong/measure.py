@@ -62,8 +62,14 @@ class Measurement:
 
     def kept(self, name: str) -> list[Run]:
         """Runs of a level or reference that count."""
-        runs = self.runs.get(name) or self.references.get(name) or []
-        return [run for run in runs if not run.discarded]
+        return [run for run in self._of(name) if not run.discarded]
+
+    def shown(self, name: str) -> list[Run]:
+        """What tables, plots and the log are of: the runs that count, all where none does."""
+        return self.kept(name) or self._of(name)
+
+    def _of(self, name: str) -> list[Run]:
+        return self.runs.get(name) or self.references.get(name) or []
 
 
 class Turns:
@@ -132,6 +138,7 @@ class Turns:
         before = self.floor_ns()
         other.resume()
         again = env.sent_again()
+        started_s = time.time()
         try:
             with _pinned(self._plan.client_cpu):
                 facts = measured()
@@ -146,6 +153,7 @@ class Turns:
             facts,
             rate_asked=rate_asked,
         )
+        run.started_s = started_s
         facts["retransmissions"] = env.sent_again() - again
         run.collections = facts.get("collections", [])
         run.progress = list(self._progress.writes)

@@ -47,10 +47,10 @@ def plot(path: Path, measurement: Measurement) -> list[Path]:
     if not measurement.complete:
         subtitle += f" · incomplete: {measurement.ending}"
     names = [*measurement.runs, *measurement.references]
-    curves = {name: _latency(measurement.kept(name)) for name in names}
+    curves = {name: _latency(measurement.shown(name)) for name in names}
     plot_latency(path, curves, title="Round trips by percentile", subtitle=subtitle)
     second = over_time_path(path)
-    runs = {name: measurement.kept(name) or runs for name, runs in measurement.runs.items()}
+    runs = {name: measurement.shown(name) for name in measurement.runs}
     _plot_over_time(second, runs, subtitle)
     return [path, second]
 

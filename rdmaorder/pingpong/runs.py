@@ -39,6 +39,7 @@ class Run:
     floor_before_ns: float | None = None
     floor_after_ns: float | None = None
     rate_asked: float | None = None
+    started_s: float = 0.0  #: seconds since the epoch
     #: When a collection of Python's garbage began and ended, in ticks.
     collections: list[tuple[int, int]] = field(default_factory=list)
     #: When this program wrote how far it was, in ticks.
