@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
 
 from rdmaorder import __version__
+from rdmaorder._end_signals import end_signals
 from rdmaorder.errors import ConfigError
 from rdmaorder.gateway import Gateway, GatewayConfig
 
 __all__ = ["add_parser"]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         config = config.with_overrides(**flags)
     except ConfigError as error:
         raise ConfigError(f"command line: {error}") from None
-    with _end_signals() as wait_for_end:
+    with end_signals() as wait_for_end:
         gateway = Gateway(config)
         recovered = gateway.journal_state().get("recovered_records", 0)
         with gateway:
@@ -77,43 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
             flush=True,
         )
     return 0
-
-
-@contextlib.contextmanager
-def _end_signals() -> Iterator[Callable[[], signal.Signals]]:
-    """SIGTERM and SIGINT end no thread from here on; gives what waits for the first of them.
-
-    Blocking them is not enough: numpy's threads, made when it is imported, have them unblocked and
-    take them in place of a thread that does not. So each is caught, and told by a byte in a pipe
-    whichever thread it comes to. The gateway's threads, made meanwhile, do block them: no call of
-    theirs is to be interrupted.
-    """
-    pipe, writer = socket.socketpair()
-    writer.setblocking(False)
-    fd_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    handlers_before = {each: signal.signal(each, lambda *_: None) for each in _SIGNALS}
-    mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-
-    def wait() -> signal.Signals:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        number = 0
-        while number not in _SIGNALS:  # the pipe tells of every signal that Python catches
-            number = pipe.recv(1)[0]
-        for each in _SIGNALS:  # one is enough, until the process is gone
-            signal.signal(each, signal.SIG_IGN)
-        return signal.Signals(number)
-
-    try:
-        yield wait
-    except BaseException:
-        for number, handler in handlers_before.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
-        raise
-    finally:
-        signal.set_wakeup_fd(fd_before)
-        pipe.close()
-        writer.close()
 
 
 def _first_line(gateway: Gateway, recovered: int) -> str:

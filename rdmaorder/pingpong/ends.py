@@ -67,7 +67,7 @@ class Peer:
             raise HandshakeError(f"the ping-pong server answered nonsense: {error}") from None
         if "error" in answer:
             raise SystemFailure(str(answer["error"]))
-        return answer
+        return {key: value for key, value in answer.items() if key != "id"}
 
     def open(self, kind: str, **more: Any) -> tuple[str, Facts]:
         """A new answering end: its name there, and what it says of itself."""

@@ -23,18 +23,17 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def _gateway(spec: dict[str, Any]) -> None:
+    from rdmaorder._end_signals import end_signals
     from rdmaorder.gateway import Gateway
 
-    # Blocked before any thread is made, so that sigwait alone sees them.
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    gateway = Gateway(**spec["settings"])
-    if spec["stamps"]:
-        gateway.stamp_orders(_mapped_stamps(spec["stamps"]))
-    with gateway:
-        _say({"url": gateway.url, "pid": os.getpid()})
-        signal.sigwait(signals)
-        _say(gateway.counters())
+    with end_signals() as wait_for_end:
+        gateway = Gateway(**spec["settings"])
+        if spec["stamps"]:
+            gateway.stamp_orders(_mapped_stamps(spec["stamps"]))
+        with gateway:
+            _say({"url": gateway.url, "pid": os.getpid()})
+            wait_for_end()
+            _say(gateway.counters())
 
 
 def _mapped_stamps(path: str) -> Any:

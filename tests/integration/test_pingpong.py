@@ -44,6 +44,15 @@ def test_every_level_is_measured_and_every_payload_checked(tmp_path: Path, trans
         assert all(each["causes"] for each in level["worst"])
 
 
+def test_the_other_sides_own_count_is_in_the_result(tmp_path: Path) -> None:
+    """It is asked for at the end: a gateway that SIGTERM killed at once would have no last word."""
+    levels = measured(tmp_path, "--level", "raw,session,gateway")["levels"]
+    assert levels["raw"]["ends"]["server"] == {"bad_payloads": 0}
+    for name in ("session", "gateway"):
+        counted = levels[name]["ends"]["server"]
+        assert (counted["orders_applied"], counted["orders_rejected"]) == (550, 0)
+
+
 def test_larger_payloads_go_the_same_ways(tmp_path: Path) -> None:
     result = measured(tmp_path, "-s", "256", "--level", "raw,session,gateway")
     assert result["complete"] and result["plan"]["size"] == 256
