@@ -35,7 +35,8 @@ def _print_text(console: Console, text: str, style: str) -> None:
     console.print(Text(text, style), soft_wrap=not console.is_terminal)
 
 
-def _table(title: str, *columns: str) -> Any:
+def _table(title: str, *columns: str, fold: bool = False) -> Any:
+    """``fold``: what a narrow terminal has no room for goes on in the next line; nothing is cut."""
     from rich import box
     from rich.table import Table
 
@@ -43,7 +44,7 @@ def _table(title: str, *columns: str) -> Any:
     table.title_style = "bold"
     table.add_column(columns[0], no_wrap=True)
     for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=not fold, overflow="fold")
     return table
 
 
@@ -87,7 +88,7 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
         _print_text(console, f"no {name}: {why}", "yellow")
     for name, level in result["levels"].items():
         if "waterfall" in level:
-            console.print(_waterfall(name, level["waterfall"]))
+            console.print(_waterfall(name, level["waterfall"], 40 if console.width >= _WIDE else 8))
     for name, level in result["levels"].items():
         if level["worst"]:
             console.print(_worst(name, level["worst"][:5]))
@@ -136,6 +137,7 @@ def _floor(result: dict[str, Any]) -> Any:
     table = _table(
         f"against the floor (bare cache line, one way), placement {result['placement']}",
         *("level", "floor", "50 % ÷ floor", "99 % ÷ floor", "runs kept"),
+        fold=True,
     )
     for name, level in result["levels"].items():
         if "floor_ns" not in level:
@@ -153,6 +155,7 @@ def _rates(result: dict[str, Any]) -> Any:
     table = _table(
         "paced: times count from when each order was due",
         *("level", "rate asked", "reached", "sent late 99 %", "from the send itself 99 %"),
+        fold=True,
     )
     for name, level in result["levels"].items():
         for run in level["runs"]:
@@ -172,9 +175,10 @@ def _rates(result: dict[str, Any]) -> Any:
 def _references(result: dict[str, Any]) -> Any:
     paced = " (ours paced, references in a closed loop)" if _is_paced(result) else ""
     table = _table(
-        f"ours ÷ reference, runs in turn (spread){paced}", "reference", "level", "50 %", "99 %"
+        *(f"ours ÷ reference, runs in turn (spread){paced}", "reference", "level", "50 %", "99 %"),
+        fold=True,
     )
-    table.columns[1].justify = "left"
+    table.columns[1].justify, table.columns[1].no_wrap = "left", True
     for name in result["references"]:
         for level, found in result["levels"].items():
             ratio = found["ratio"].get(name)
@@ -183,25 +187,25 @@ def _references(result: dict[str, Any]) -> Any:
     return table
 
 
-def _waterfall(name: str, found: dict[str, Any]) -> Any:
+def _waterfall(name: str, found: dict[str, Any], bar_width: int) -> Any:
     clocks = found["clocks"]
     if found["clock_error_ns"]:
         clocks += f", right to ± {time_text(found['clock_error_ns'])}"
     title = f"where the time goes, {name}: {found['orders']:,} orders, {clocks}"
-    table = _table(title, "from", "to", "50 %", "99 %", "of the round trip", "")
+    table = _table(title, "from", "to", "50 %", "99 %", "share", "")
     table.columns[1].justify = table.columns[5].justify = "left"
     for each in found["stages"]:
-        bar = "█" * round(40 * max(0.0, min(1.0, each["share"])))
+        bar = "█" * round(bar_width * max(0.0, min(1.0, each["share"])))
         table.add_row(
             each["from"],
             each["to"],
-            f"{each['p50_ns']:.0f} ns",
-            f"{each['p99_ns']:.0f} ns",
+            time_text(each["p50_ns"]),
+            time_text(each["p99_ns"]),
             f"{each['share']:.0%}",
             bar,
         )
     # Stages of one order add up exactly; medians of stages nearly.
-    whole = (f"{found['round_trip_p50_ns']:.0f} ns", f"{found['round_trip_p99_ns']:.0f} ns")
+    whole = (time_text(found["round_trip_p50_ns"]), time_text(found["round_trip_p99_ns"]))
     table.add_section()
     table.add_row("call", "report seen", *whole, "100%", "")
     return table

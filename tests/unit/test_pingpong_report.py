@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,29 @@ def test_no_cell_of_a_table_is_cut(width: int) -> None:
     assert len(times) == 2 * (len(LEVELS) + len(REFERENCES))
     assert all(line.count("1.48 µs") == (7 if width >= 108 else 4) for line in times)
     assert sum("1,234,568" in line for line in times) == len(LEVELS) + len(REFERENCES)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_no_cell_of_any_table_is_cut_however_large_the_numbers(width: int) -> None:
+    content = result(loop="paced", waterfall=True)
+    spread = {"median": 46930.0, "low": 46930.0, "high": 146930.0, "n": 3}
+    run = {"rate_asked_per_s": 20e6, "rate_per_s": 19462123.0, "rate_reached": False}
+    run |= {"late_ns": TIMES, "service_ns": TIMES, "bad_payloads": 0}
+    stages = ("journalled", "report written", "report seen")
+    steps = [
+        {"from": a, "to": a, "p50_ns": 1870079.0, "p99_ns": 9.9e7, "share": 1.0} for a in stages
+    ]
+    waterfall = {"orders": 3000, "clocks": "one clock", "clock_error_ns": 0, "stages": steps}
+    waterfall |= {"round_trip_p50_ns": 1e6, "round_trip_p99_ns": 1e6}
+    worst = {"rtt_ns": 28e6, "repeat": 0, "index": 1_000_000, "at_s": 99.0, "causes": ["x " * 90]}
+    for name, level in content["levels"].items():
+        more = {"floor_ns": spread, "p50_to_floor": spread, "p99_to_floor": spread, "runs_kept": 10}
+        more |= {"runs": [run], "waterfall": waterfall, "worst": [worst]}
+        more["ratio"] = {"ib_write_lat": {key: 1e4 * value for key, value in RATIO.items()}}
+        content["levels"][name] = level | more
+    text = "\n".join(printed(content | {"placement": "near"}, width))
+    assert not re.findall(r"\S…|…\S", text)
+    assert text.count("REACHED") == len(LEVELS)
 
 
 def test_a_level_has_its_rate_and_when_its_slowest_order_was_due() -> None:
