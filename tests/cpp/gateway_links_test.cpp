@@ -118,8 +118,8 @@ TEST(GatewayLinks, EndAtOnceWhenNotDrainedAndTellHowFarTheyCame) {
 }
 
 TEST(GatewayLinks, LoseTheirPermissionFirstAndAreGoneBeforeOrdersAreCancelled) {
-  using Told = std::vector<std::string>;
-  Told told;
+  using Steps = std::vector<std::string>;
+  Steps told;
   Rig rig;
   const SessionGrant grant = rig.open("a");
   const auto attach = [&](bool fences) {
@@ -135,14 +135,14 @@ TEST(GatewayLinks, LoseTheirPermissionFirstAndAreGoneBeforeOrdersAreCancelled) {
     return rig.gateway->attach(std::move(request)).epoch;
   };
   rig.gateway->detach(grant.session_index, attach(true), true);
-  EXPECT_EQ(told, (Told{"fenced", "lingered", "closed", "gone"}));
+  EXPECT_EQ(told, (Steps{"fenced", "lingered", "closed", "gone"}));
   rig.gateway->detach(grant.session_index, attach(false), true);
-  EXPECT_EQ(told, (Told{"fenced", "closed", "lingered", "closed", "gone"}))
+  EXPECT_EQ(told, (Steps{"fenced", "closed", "lingered", "closed", "gone"}))
       << "a device that did not confirm: closed at once";
   attach(true);
   rig.handler->before = [&](std::span<const wire::OrderRecord>) { told.emplace_back("cancel"); };
   EXPECT_GT(rig.gateway->kill(grant.session_index).fence_ns, 0U);
-  EXPECT_EQ(told, (Told{"fenced", "closed", "gone", "cancel"})) << "a kill waits for nothing";
+  EXPECT_EQ(told, (Steps{"fenced", "closed", "gone", "cancel"})) << "a kill waits for nothing";
 }
 
 TEST(GatewayLinks, AreNotEndedByTheEpochOfAnEarlierOne) {

@@ -194,7 +194,7 @@ TEST(Liveness, KeepsTheFirstCauseOfDeath) {
   const std::string cause = gateway.session->cause();
   EXPECT_EQ(gateway.poll().size(), 4U);
   ring_support::store(gateway.report_window.words(), gateway.report_geometry, 13,
-                      Strategy::sealed_order(kEpoch, 13));  // a lap, as if it mattered now
+                      Strategy::sealed_order(kSessionEpoch, 13));  // a lap, as if it mattered now
   EXPECT_TRUE(gateway.poll().empty());
   EXPECT_EQ(gateway.session->cause(), cause);
 }

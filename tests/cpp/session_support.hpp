@@ -17,7 +17,7 @@ namespace rdmaorder::session_support {
 
 using namespace gateway_support;
 
-inline constexpr std::uint64_t kEpoch = 0x7766554433221100;
+inline constexpr std::uint64_t kSessionEpoch = 0x7766554433221100;
 
 struct PlayedOptions {
   std::uint32_t slot_bytes = 64;
@@ -46,7 +46,7 @@ class PlayedGateway {
     control::Established made;
     made.report_window = ring_support::make_window(reports.window_bytes());
     report_window = ring_support::map_again(made.report_window);
-    made.epoch = kEpoch;
+    made.epoch = kSessionEpoch;
     made.order_geometry = orders;
     made.report_geometry = report_geometry = reports;
     made.next_order_sequence = options.next_order_sequence;
@@ -61,7 +61,7 @@ class PlayedGateway {
       socket.reset(ends[1]);
     }
     LinkConfig config;
-    config.epoch = kEpoch;
+    config.epoch = kSessionEpoch;
     config.own_window_words = order_window_->words();
     config.inbound = orders;
     config.outbound = reports;

@@ -158,7 +158,7 @@ TEST(Session, IsDeadWhenTheGatewayClaimsToHaveTakenOrdersNeverSent) {
   line.consumed = 123'456;
   line.heartbeat = 1;
   line.state = PeerState::kOpen;
-  wire::seal_status_line(line, kEpoch, 1);
+  wire::seal_status_line(line, kSessionEpoch, 1);
   std::memcpy(gateway.report_window.data(), &line, sizeof line);
   gateway.session->check_link();
   EXPECT_EQ(gateway.session->state(), LinkState::kDead);
@@ -172,7 +172,7 @@ TEST(Session, SeesTheSameLieWhenASendLookedAtTheLineFirst) {
   wire::StatusLine line{};
   line.consumed = 123'456;
   line.state = PeerState::kOpen;
-  wire::seal_status_line(line, kEpoch, 1);
+  wire::seal_status_line(line, kSessionEpoch, 1);
   std::memcpy(gateway.report_window.data(), &line, sizeof line);
   EXPECT_EQ(gateway.send(), Status::kTransport);
   EXPECT_EQ(gateway.session->state(), LinkState::kDead);
@@ -181,7 +181,7 @@ TEST(Session, SeesTheSameLieWhenASendLookedAtTheLineFirst) {
 
 TEST(Session, IsDeadWhenTheGatewayOverranTheReportRing) {
   PlayedGateway gateway({.report_slot_count = 8});
-  const auto slot = Strategy::sealed_order(kEpoch, 9);
+  const auto slot = Strategy::sealed_order(kSessionEpoch, 9);
   ring_support::store(gateway.report_window.words(), gateway.report_geometry, 9, slot);
   EXPECT_TRUE(gateway.poll().empty());
   EXPECT_EQ(gateway.session->state(), LinkState::kDead);
@@ -242,7 +242,7 @@ TEST(Session, StartsTheClockOfATornReportAnewAfterItWasGone) {
   const auto store = [&](const ring_support::Words& slot) {
     ring_support::store(gateway.report_window.words(), gateway.report_geometry, 1, slot);
   };
-  ring_support::Words torn = Strategy::sealed_order(kEpoch, 1);
+  ring_support::Words torn = Strategy::sealed_order(kSessionEpoch, 1);
   torn[3] ^= 1;
   store(torn);
   EXPECT_TRUE(gateway.poll().empty());

@@ -186,9 +186,9 @@ class Model {
   std::map<Key, OrdStatus> done_;
 };
 
-class Stream {
+class RandomStream {
  public:
-  Stream(std::uint64_t seed, std::uint64_t id_range) : random_(seed), id_range_(id_range) {}
+  RandomStream(std::uint64_t seed, std::uint64_t id_range) : random_(seed), id_range_(id_range) {}
 
   /// One batch: a span of one session's consecutive requests, as the gateway hands them over.
   std::vector<OrderRecord> next_batch() {
@@ -266,7 +266,7 @@ TEST(VenueModelTest, EveryReportOfRandomStreamsIsTheModels) {
     for (int seed = 0; seed < seed_count; ++seed) {
       const auto venue = make_venue_handler({.max_order_count = scenario.max_order_count});
       Model model(scenario.max_order_count);
-      Stream stream(static_cast<std::uint64_t>(seed), scenario.id_range);
+      RandomStream stream(static_cast<std::uint64_t>(seed), scenario.id_range);
       for (int batch_index = 0; batch_index < scenario.batch_count; ++batch_index) {
         const auto batch = stream.next_batch();
         RecordingSink sink;

@@ -10,6 +10,7 @@
 
 #include "gateway/fault_seams.hpp"
 #include "gateway/receiver.hpp"
+#include "gateway/refuse.hpp"
 #include "gateway/replay.hpp"
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/fault_point.hpp"
@@ -35,9 +36,7 @@ std::uint64_t random_epoch() {
   return epoch;
 }
 
-[[noreturn]] void refuse(const char* code, const std::string& text) {
-  throw Error(ErrorKind::kRefused, text, 0, code);
-}
+using gateway::refuse;
 
 void refuse_killed(const GatewaySession& session) {
   if (!session.killed) return;

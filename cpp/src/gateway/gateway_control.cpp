@@ -7,15 +7,14 @@
 
 #include "gateway/inquiry.hpp"
 #include "gateway/receiver.hpp"
+#include "gateway/refuse.hpp"
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/transport/verbs.hpp"
 
 namespace rdmaorder {
 namespace {
 
-[[noreturn]] void refuse(const char* code, const std::string& text) {
-  throw Error(ErrorKind::kRefused, text, 0, code);
-}
+using gateway::refuse;
 
 std::string no_session(std::uint32_t session_index) {
   return "there is no session with index " + std::to_string(session_index);
