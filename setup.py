@@ -35,7 +35,7 @@ class CMakeBuild(build_ext):
         return sdist_files()
 
     def build_extension(self, ext: Extension) -> None:
-        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
         folder = ROOT / "build" / f"python-{sys.implementation.cache_tag}"
         folder.mkdir(parents=True, exist_ok=True)
         # An isolated build runs from a temporary environment; no path into it may be kept.
@@ -44,7 +44,6 @@ class CMakeBuild(build_ext):
             *("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DRDMAORDER_MODULE_DIR={output}",
             "-DRDMAORDER_WERROR=OFF",
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
@@ -59,6 +58,9 @@ class CMakeBuild(build_ext):
             sys.exit("rdmaorder: cmake and ninja are needed to build: pip install cmake ninja")
         except subprocess.CalledProcessError as error:
             sys.exit(f"rdmaorder: the C++ build failed (status {error.returncode}); see above")
+        # Copied, not linked there: each place would be a link of its own, with its optimisation.
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self.copy_file(str(folder / output.name), str(output))
 
 
 setup(
