@@ -111,7 +111,7 @@ TEST(GatewayFullJournal, RecordsWhatWasNeverAppliedOnceThereIsRoom) {
     return rig.counter("heartbeat") > beat + 1;
   }));
   ASSERT_EQ(recorded().size(), 1U) << "once";
-  const auto& record = recorded().front();
+  const auto record = recorded().front();
   std::uint64_t count = 0;
   std::memcpy(&count, record.payload.data(), sizeof count);
   EXPECT_EQ(record.sequence, 1U);

@@ -71,8 +71,7 @@ void Session::judge_heartbeat(std::uint64_t now, std::uint64_t since_last_check)
   }
   const std::uint64_t silent = now - std::min(now, last_alive_ticks_);
   // One beat is late: is the process gone? Or it has said that it ends the link: has it?
-  if (silent > interval_ticks_ + interval_ticks_ / 2 ||
-      link_.peer().state == PeerState::kClosing) {
+  if (silent > interval_ticks_ + interval_ticks_ / 2 || link_.peer().state == PeerState::kClosing) {
     ask_socket();
     if (state_ == LinkState::kDead || state_ == LinkState::kClosed) return;
   }
