@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,19 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> 
         load_ledger(tmp_path / "other.npz")
     with pytest.raises(InputError, match="cannot be read"):
         load_ledger(tmp_path / "missing.npz")
+
+
+@pytest.mark.parametrize("rows", ["9" * 15, "9" * 30, "("], ids=["memory", "number", "syntax"])
+def test_a_ledger_whose_arrays_cannot_be_is_refused(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "l.npz"
+    save_ledger(path, [make_ledger()])
+    with zipfile.ZipFile(path) as stored:
+        parts = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w") as stored:
+        for name, part in parts.items():
+            # The header keeps its length: the spaces at its end give way.
+            head, shape, rest = part.partition(b"'shape': (")
+            grown = rows.encode() + rest.replace(b" " * len(rows), b"", 1)
+            stored.writestr(name, head + shape + grown if name == "sent_0.npy" else part)
+    with pytest.raises(InputError, match=r"l\.npz: is no ledger of a replay"):
+        load_ledger(path)
