@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import logging
 import operator
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from rdmaorder import _core
 from rdmaorder._core import Order
-from rdmaorder.errors import ConfigError, TransportError
+from rdmaorder.errors import ConfigError, SystemFailure, TransportError
 from rdmaorder.gateway import counters_file
 from rdmaorder.gateway.config import GatewayConfig
 from rdmaorder.gateway.operations import sum_of_kills
@@ -150,20 +151,37 @@ class Gateway:
         if self._thread is not None:
             raise RuntimeError("a Gateway is started once")
         self._warn_without_device()
-        self._core.start()
+        try:
+            self._core.start()
+            failure = self._start_server()
+        except SystemFailure as error:  # no thread
+            failure = error
+        if failure is not None:
+            self._stopped = True
+            self._end_core()
+            raise failure
+        return self
+
+    def _start_server(self) -> BaseException | None:
+        """Why the control server does not listen, None when it does."""
         started: list[BaseException | None] = []
         ready = threading.Event()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run_server, args=(started, ready), name="ro-control", daemon=True
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise SystemFailure(
+                f"start the control server's thread: {error}; raise the limit of threads: "
+                "ulimit -u, TasksMax= in the systemd unit, pids.max of the cgroup",
+                error_number=errno.EAGAIN,
+            ) from None
+        self._thread = thread
         ready.wait()
         if started[0] is not None:
-            self._stopped = True
-            self._thread.join()
-            self._end_core()
-            raise started[0]
-        return self
+            thread.join()
+        return started[0]
 
     def _warn_without_device(self) -> None:
         """A device may come later, so it is no reason not to start."""

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <exception>
 #include <string>
 
+#include "child_support.hpp"
 #include "rdmaorder/error.hpp"
 #include "verbs_fake.hpp"
 #include "verbs_pair.hpp"
@@ -21,23 +20,6 @@ inline VerbsConfig on(const std::string& device) {
   VerbsConfig config;
   config.device = device;
   return config;
-}
-
-/// Runs `body` in a forked child; true when nothing in it failed.
-template <class Body>
-bool succeeds_in_child(Body&& body) {
-  const pid_t child = fork();
-  if (child == 0) {
-    try {
-      body();
-    } catch (const std::exception& error) {
-      ADD_FAILURE() << error.what();
-    }
-    _exit(::testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = -1;
-  EXPECT_EQ(waitpid(child, &status, 0), child);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 class VerbsTest : public ::testing::Test {
@@ -73,8 +55,5 @@ class VerbsOnDemandTest : public VerbsTest {
  protected:
   VerbsOnDemandTest() : VerbsTest(FakeVerbs::Nic::kOnDemand) {}
 };
-
-#define EXPECT_HAS(text, part) \
-  EXPECT_NE(std::string(text).find(part), std::string::npos) << "text: " << (text)
 
 }  // namespace rdmaorder::transport

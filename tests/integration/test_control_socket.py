@@ -206,6 +206,47 @@ except OSError as error:
 """
 
 
+THREADLESS = """
+import os, resource, sys, threading
+import rdmaorder as ro
+
+gateway = ro.Gateway(listen=f"shm://{sys.argv[1]}/gw.sock", idle="backoff",
+                     counters=f"{sys.argv[1]}/counters")
+
+def limit():
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+    os.geteuid() or os.setresuid(65534, 65534, 65534)  # limits do not hold for root
+
+if sys.argv[2] == "receiver":
+    limit()
+else:  # the receiver's has begun
+    start = threading.Thread.start
+    threading.Thread.start = lambda thread: (limit(), start(thread))
+try:
+    gateway.start()
+except ro.SystemFailure as error:
+    print(error.errno, error)
+gateway.stop()
+"""
+
+
+@pytest.mark.parametrize("thread", ["receiver", "control server"])
+def test_a_start_without_threads_says_what_to_raise(tmp_path: Path, thread: str) -> None:
+    tmp_path.chmod(0o777)
+    done = subprocess.run(
+        [sys.executable, "-c", THREADLESS, str(tmp_path), thread],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.stdout.startswith(f"{errno.EAGAIN} start the "), done.stdout + done.stderr
+    assert thread in done.stdout
+    assert "ulimit -u" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("descriptors", [0, 3])  # for no loop, and for the loop alone
 def test_a_start_without_descriptors_fails_and_does_not_wait_for_ever(
     tmp_path: Path, descriptors: int

@@ -10,9 +10,9 @@
 #include <cerrno>
 #include <chrono>
 #include <future>
-#include <thread>
 #include <vector>
 
+#include "base/start_thread.hpp"
 #include "rdmaorder/error.hpp"
 
 namespace rdmaorder::control {
@@ -71,7 +71,7 @@ std::vector<Address> resolve(const Url& url, const Deadline& deadline) {
   if (resolved.status == EAI_NONAME) {
     auto promise = std::make_shared<std::promise<Resolved>>();
     std::future<Resolved> answer = promise->get_future();
-    std::thread([promise, host = url.host, port = url.port] {
+    start_thread("a thread to resolve " + url.host, [promise, host = url.host, port = url.port] {
       promise->set_value(look_up(host, port, AI_ADDRCONFIG));
     }).detach();
     while (answer.wait_for(std::chrono::milliseconds(deadline.slice_ms())) !=

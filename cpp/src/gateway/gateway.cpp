@@ -308,7 +308,12 @@ void Gateway::resume() {
 
 void Gateway::start() {
   receiver_->start();
-  replay_->start();
+  try {
+    replay_->start();
+  } catch (...) {
+    receiver_->stop();
+    throw;
+  }
 }
 
 bool Gateway::replay_pass() { return replay_->pass(); }

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <exception>
 
+#include "base/start_thread.hpp"
 #include "gateway/receiver.hpp"
 #include "rdmaorder/error.hpp"
 
@@ -474,8 +475,8 @@ void Gateway::Receiver::start() {
   const std::lock_guard lock(command_mutex_);
   if (running_) return;
   stopping_.store(false);
+  thread_ = start_thread("the gateway's receiver thread", [this] { run_thread(); });
   running_ = true;
-  thread_ = std::thread([this] { run_thread(); });
 }
 
 void Gateway::Receiver::stop() {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "base/start_thread.hpp"
 #include "rdmaorder/error.hpp"
 
 namespace rdmaorder {
@@ -132,7 +133,7 @@ bool Gateway::Replay::pass() {
 void Gateway::Replay::start() {
   if (thread_.joinable()) return;
   stopping_ = false;
-  thread_ = std::thread([this] { run(); });
+  thread_ = start_thread("the gateway's replay thread", [this] { run(); });
 }
 
 void Gateway::Replay::run() {

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/start_thread.hpp"
 #include "rdmaorder/atomic_word.hpp"
 #include "rdmaorder/clock.hpp"
 #include "rdmaorder/error.hpp"
@@ -56,7 +57,12 @@ SegmentWriter::SegmentWriter(Config config, FileCalls& calls, memory::UniqueFd l
   enter(*segment, recovered.append_offset);
   seen_cursor_ = cursor_.load(std::memory_order_relaxed);
   prefault_current();
-  helper_ = std::thread([this] { help(); });
+  try {
+    helper_ = start_thread("the journal's helper thread", [this] { help(); });
+  } catch (...) {
+    delete segment;
+    throw;
+  }
 }
 
 void SegmentWriter::enter(MappedSegment& segment, std::uint64_t offset) noexcept {

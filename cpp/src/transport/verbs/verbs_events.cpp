@@ -11,11 +11,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
-#include "rdmaorder/error.hpp"
+#include "base/start_thread.hpp"
 #include "rdmaorder/memory/unique_fd.hpp"
 
 namespace rdmaorder::transport {
@@ -79,13 +78,7 @@ class Watcher {
  private:
   void start() {
     const SignalsBlocked blocked;
-    try {
-      thread_ = std::thread([this] { run(); });
-    } catch (const std::system_error& error) {
-      throw_errno("start", "the RDMA event thread", error.code().value(),
-                  "raise the limit of threads: ulimit -u, TasksMax= in the systemd unit, pids.max "
-                  "of the cgroup (--pids-limit for a container)");
-    }
+    thread_ = start_thread("the RDMA event thread", [this] { run(); });
     pthread_setname_np(thread_.native_handle(), "rdma-events");
   }
   void wake() noexcept {
