@@ -197,3 +197,38 @@ def test_answers_after_a_death_with_a_full_disk_take_no_number_that_was_used(
     gateway.end(signal.SIGTERM)
     again = journal.Journal(disk.from_here / "journal").reports("alpha")["sequence"]
     assert np.unique(again).size == len(again)
+
+
+@pytest.mark.parametrize("on_gap", ["report", "resend"])
+def test_what_was_answered_is_not_told_as_not_applied_and_not_sent_again(
+    disk: SmallDisk,
+    gateway: GatewayProcess,
+    connect: Connect,
+    start_process: Callable[..., GatewayProcess],
+    on_gap: str,
+) -> None:
+    """The restarted gateway knows nothing of orders that were rejected for want of the journal; the
+    strategy that was told so does, and may have sent others in their place."""
+    session = connect(gateway, on_gap=on_gap)
+    disk.fill()
+    answers = [0]
+    while answers[-1] == ro.Reason.NONE:
+        answers = send_and_take(session, session.next_sequence, 200)
+    rejected = range(session.next_sequence, session.next_sequence + 50)
+    assert set(send_and_take(session, rejected[0], 50)) == {ro.Reason.JOURNAL_UNAVAILABLE}
+    os.kill(gateway.process.pid, signal.SIGSTOP)
+    untaken = [order(session, n) for n in range(rejected[-1] + 1, rejected[-1] + 4)]
+    gateway.end(signal.SIGKILL)
+    disk.free()
+    start_process(*gateway.arguments, wrapper=disk.wrapper)
+    session.reconnect(PATIENCE_S)
+    told = {e.kind: (e.from_sequence, e.count) for e in session.events()}
+    assert told[SessionEventKind.NOT_APPLIED] == (untaken[0], 3)
+    if on_gap == "resend":
+        assert told[SessionEventKind.RESENT] == (untaken[-1] + 1, 3)
+    assert order(session, 10**9) == session.next_sequence - 1
+    assert session.wait_applied(session.next_sequence - 1, PATIENCE_S, durable=True)
+    taken = journal.Journal(disk.from_here / "journal").orders("alpha")["cl_ord_id"].tolist()
+    assert not set(rejected) & set(taken)
+    assert taken[-1] == 10**9
+    assert taken[-4:-1] == untaken if on_gap == "resend" else not set(untaken) & set(taken)

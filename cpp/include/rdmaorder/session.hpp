@@ -56,9 +56,9 @@ class Session {
   /// A new link for this session in place of the one it has, which is ended: new epoch, windows and
   /// keys, the same sequences. Tries until the gateway takes it or `timeout_ns` have passed; throws
   /// Error then, and at once for a refusal that time does not mend. The session stays DEAD after a
-  /// failure and may try again. What was written and never applied is told as an event kNotApplied
-  /// (or resent, SessionConfig::resend_on_gap); the reports from next_report_sequence() on are
-  /// replayed.
+  /// failure and may try again. What was written, has no report yet and was never applied is told
+  /// as an event kNotApplied (or resent, SessionConfig::resend_on_gap); the reports from
+  /// next_report_sequence() on are replayed.
   void reconnect(std::uint64_t timeout_ns);
   /// Over a link that exists already (tests, benchmarks, an embedded gateway). `connection`
   /// may be empty.
@@ -240,6 +240,7 @@ class Session {
   [[nodiscard]] std::unique_ptr<transport::Transport> watched(
       std::unique_ptr<transport::Transport> transport);
   void resend(std::vector<std::uint64_t> slots) noexcept;
+  [[nodiscard]] bool is_answered(std::uint64_t sequence) const noexcept;
   [[nodiscard]] control::Connection& connection();
   bool end(std::uint64_t timeout_ns) noexcept;
   void end_link() noexcept;
@@ -287,6 +288,7 @@ class Session {
   std::vector<wire::SessionEvent> events_;
   std::size_t event_head_ = 0;
   std::size_t event_count_ = 0;
+  std::uint64_t first_sequence_;  ///< of this object's messages
   PeerState told_peer_state_ = PeerState::kOpen;
   std::uint64_t told_not_applied_end_ = 0;  ///< behind the last order told as not applied
   std::uint64_t throttled_since_ns_ = 0;    ///< the gateway's clock; 0: not, or its end was told

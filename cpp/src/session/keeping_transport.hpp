@@ -37,16 +37,11 @@ class KeepingTransport final : public transport::Transport {
   void close() noexcept override { inner_->close(); }
 
   [[nodiscard]] Transport& inner() noexcept { return *inner_; }
-  /// The slots of the last `count` sequences before `end`, oldest first; `count` at most a ring.
-  [[nodiscard]] std::vector<std::uint64_t> last(std::uint64_t end, std::uint64_t count) const {
+  /// The slot of a sequence, one of a ring's newest.
+  void append_slot(std::uint64_t sequence, std::vector<std::uint64_t>* slots) const {
     const std::size_t slot_words = orders_.slot_bytes / 8;
-    std::vector<std::uint64_t> slots;
-    slots.reserve(static_cast<std::size_t>(count) * slot_words);
-    for (std::uint64_t sequence = end - count; sequence < end; ++sequence) {
-      const auto* slot = &copy_[orders_.slot_index(sequence) * slot_words];
-      slots.insert(slots.end(), slot, slot + slot_words);
-    }
-    return slots;
+    const auto* slot = &copy_[orders_.slot_index(sequence) * slot_words];
+    slots->insert(slots->end(), slot, slot + slot_words);
   }
 
  private:

@@ -107,7 +107,8 @@ Session::Session(const SessionConfig& config, control::Established established,
       rate_(TickRate::get()),
       wide_slot_(slot_bytes_ / 8, 0),
       wide_inbound_(slot_bytes_ / 8, 0),
-      events_(kEventCount) {
+      events_(kEventCount),
+      first_sequence_(established_.next_order_sequence) {
   start_clocks();
   tell_handshake();
   publish();
@@ -176,16 +177,33 @@ void Session::end_link() noexcept {
   update_gate();
 }
 
+/// Sent over this object's links, of the last kStampCount messages, and it has a report or a fate.
+bool Session::is_answered(std::uint64_t sequence) const noexcept {
+  return sequence >= first_sequence_ && next_sequence() - sequence <= kStampCount &&
+         stamps_[sequence & (kStampCount - 1)] == 0;
+}
+
 void Session::begin_link(control::Established established,
                          std::unique_ptr<transport::Transport> transport) {
   const std::uint64_t end = established.next_order_sequence;
   // A gateway that does not know whether its answer arrived says the same once more.
   established.not_applied_count =
       std::min(established.not_applied_count, end - std::min(end, told_not_applied_end_));
+  // A gateway that could not journal (disk full) and died knows nothing of what it answered.
+  std::uint64_t answered = 0;
+  while (answered < established.not_applied_count &&
+         is_answered(end - established.not_applied_count + answered)) {
+    ++answered;
+  }
+  established.not_applied_count -= answered;
   const std::uint64_t missing = std::min<std::uint64_t>(established.not_applied_count, kStampCount);
   const std::uint64_t ring = link_.writer().geometry().slot_count;
   std::vector<std::uint64_t> again;
-  if (kept_ != nullptr) again = kept_->last(end, std::min(missing, ring));
+  if (kept_ != nullptr) {
+    for (std::uint64_t n = end - std::min(missing, ring); n < end; ++n) {
+      if (!is_answered(n)) kept_->append_slot(n, &again);
+    }
+  }
   counts_.sent = counts().sent;
   memory::Window old_window;  // until the link has let go
   {
