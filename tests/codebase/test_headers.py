@@ -21,12 +21,21 @@ HEADERS = [path.relative_to(INCLUDE).as_posix() for path in house.files("cpp/inc
 def test_a_public_header_compiles_alone(header: str) -> None:
     command = [
         *(str(COMPILER), "-std=c++20", "-fsyntax-only", "-x", "c++", "-I", str(INCLUDE)),
-        *("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-"),
+        *("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-"),
     ]
     # Twice: the second inclusion shows a missing guard.
     source = f'#include "{header}"\n#include "{header}"\n'
     run = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (g++ or CXX)")
+def test_an_older_standard_is_refused_by_name() -> None:
+    command = [str(COMPILER), "-std=c++17", "-fsyntax-only", "-x", "c++", "-I", str(INCLUDE), "-"]
+    source = '#include "rdmaorder/session.hpp"\n'
+    run = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+    first_error = next(line for line in run.stderr.splitlines() if "error" in line)
+    assert "need C++20" in first_error
 
 
 @pytest.mark.parametrize("header", HEADERS)

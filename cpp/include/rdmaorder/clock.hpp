@@ -50,18 +50,17 @@ class TickRate {
   static const TickRate& get();
 
   [[nodiscard]] std::uint64_t to_ns(std::uint64_t tick_count) const noexcept {
-    return static_cast<std::uint64_t>(
-        (static_cast<unsigned __int128>(tick_count) * ns_per_tick_q32_) >> 32);
+    return static_cast<std::uint64_t>((Wide{tick_count} * ns_per_tick_q32_) >> 32);
   }
   [[nodiscard]] std::uint64_t from_ns(std::uint64_t ns) const noexcept {
-    return static_cast<std::uint64_t>((static_cast<unsigned __int128>(ns) << 32) /
-                                      ns_per_tick_q32_);
+    return static_cast<std::uint64_t>((Wide{ns} << 32) / ns_per_tick_q32_);
   }
   [[nodiscard]] double ticks_per_ns() const noexcept {
     return 4294967296.0 / static_cast<double>(ns_per_tick_q32_);
   }
 
  private:
+  __extension__ using Wide = unsigned __int128;  // for programs compiled with -Wpedantic
   TickRate();
   std::uint64_t ns_per_tick_q32_;
 };

@@ -3,7 +3,8 @@
 //
 // Threads: the receiver (start/stop, or run_pass for programs that bring their own loop) owns every
 // link and all per-order state. Control threads call open_session, attach and detach, which hand
-// their work to the receiver between two passes and wait for it.
+// their work to the receiver between two passes and wait for it. Where no receiver thread runs, a
+// call does its work itself: a program that calls run_pass makes every other call from that thread.
 #pragma once
 
 #include <atomic>

@@ -1,6 +1,10 @@
 // Compiler and processor facts that every layer uses. No state, no dependencies.
 #pragma once
 
+#if __cplusplus <= 201703L
+#error "rdmaorder's headers need C++20: compile with -std=c++20 or newer"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 
