@@ -56,9 +56,9 @@ class Session {
   /// A new link for this session in place of the one it has, which is ended: new epoch, windows and
   /// keys, the same sequences. Tries until the gateway takes it or `timeout_ns` have passed; throws
   /// Error then, and at once for a refusal that time does not mend. The session stays DEAD after a
-  /// failure and may try again. What was written, has no report yet and was never applied is told
-  /// as an event kNotApplied (or resent, SessionConfig::resend_on_gap); the reports from
-  /// next_report_sequence() on are replayed.
+  /// failure and may try again. What was written and the gateway has no record of is told as an
+  /// event kNotApplied; what of it has no report is resent with SessionConfig::resend_on_gap; the
+  /// reports from next_report_sequence() on are replayed.
   void reconnect(std::uint64_t timeout_ns);
   /// Over a link that exists already (tests, benchmarks, an embedded gateway). `connection`
   /// may be empty.

@@ -99,7 +99,9 @@ enum class SessionEventKind : std::uint8_t {
   kSuspect = 65,
   kLive = 66,  ///< heartbeats again after kSuspect
   kDead = 67,
-  kResent = 68,  ///< what kNotApplied just told was sent again, in its order, from from_sequence on
+  /// what kNotApplied just told and had no report was sent again, in its order, from from_sequence
+  /// on
+  kResent = 68,
 };
 
 /// flags of order messages and reports

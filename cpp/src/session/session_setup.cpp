@@ -189,17 +189,12 @@ void Session::begin_link(control::Established established,
   // A gateway that does not know whether its answer arrived says the same once more.
   established.not_applied_count =
       std::min(established.not_applied_count, end - std::min(end, told_not_applied_end_));
-  // A gateway that could not journal (disk full) and died knows nothing of what it answered.
-  std::uint64_t answered = 0;
-  while (answered < established.not_applied_count &&
-         is_answered(end - established.not_applied_count + answered)) {
-    ++answered;
-  }
-  established.not_applied_count -= answered;
   const std::uint64_t missing = std::min<std::uint64_t>(established.not_applied_count, kStampCount);
   const std::uint64_t ring = link_.writer().geometry().slot_count;
   std::vector<std::uint64_t> again;
   if (kept_ != nullptr) {
+    // A gateway without records of its last orders (disk full, machine lost) may have answered
+    // them.
     for (std::uint64_t n = end - std::min(missing, ring); n < end; ++n) {
       if (!is_answered(n)) kept_->append_slot(n, &again);
     }
