@@ -21,6 +21,8 @@ _POLLS_PER_CHECK = 1 << 16
 _CHECK_NS = 1_000_000
 #: Orders that take longer have the kernel's counts looked at.
 _UNUSUAL_NS = 20_000
+_BETWEEN_LOOKS_NS, _REFRESH_NS = 1_000_000, 10_000_000
+_MOST_ANOMALIES = 4096
 _PRICE, _QUANTITY = 187_250_000_000, 100
 
 
@@ -63,24 +65,37 @@ class _Stamping:
 
 
 class _Kernel:
-    """What the kernel did to this thread between unusual orders, as ``pingpong::Anomaly``."""
+    """What the kernel did to this thread around unusual orders, as ``pingpong::Anomaly``; the
+    thread is pinned, and whether somebody moved it all the same is not asked for."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
-        self._rows: list[list[int]] = []
-        self._facts = facts
-        self._before = self._look()
+        rate = _core.pingpong_clock()["ticks_per_ns"]
+        self._unusual = int(_UNUSUAL_NS * rate)
+        self._between, self._refresh = int(_BETWEEN_LOOKS_NS * rate), int(_REFRESH_NS * rate)
+        self._rows = np.zeros((_MOST_ANOMALIES, 7), np.uint64)
+        self._facts, self._count = facts, 0
+        self._look()
 
-    @staticmethod
-    def _look() -> tuple[int, int, int, int]:
+    def _look(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_THREAD)
-        return usage.ru_nvcsw, usage.ru_nivcsw, usage.ru_minflt, usage.ru_majflt
+        self._counts = (usage.ru_nvcsw, usage.ru_nivcsw, usage.ru_minflt, usage.ru_majflt)
+        self._looked = _core.ticks()
 
-    def note(self, index: int) -> None:
-        now = self._look()
-        changes = [after - before for after, before in zip(now, self._before, strict=True)]
-        self._rows.append([index, *changes, 0])
-        self._before = now
-        self._facts["anomalies"] = np.asarray(self._rows, np.uint64)
+    def check(self, now: int, taken: int) -> None:
+        """After an order that took ``taken`` ticks. Looks when that is unusual, and from time to
+        time, so that what is found next is not of long before."""
+        passed = now - self._looked
+        if passed > self._refresh or (taken > self._unusual and passed > self._between):
+            self._note()
+
+    def _note(self) -> None:
+        since, before = self._looked, self._counts
+        self._look()
+        changes = [after - then for after, then in zip(self._counts, before, strict=True)]
+        if any(changes) and self._count < _MOST_ANOMALIES:
+            self._rows[self._count] = [since, self._looked, *changes, 0]
+            self._count += 1
+            self._facts["anomalies"] = self._rows[: self._count]
 
 
 def python_stamp_ns(ticks_per_ns: float) -> float:
@@ -154,7 +169,6 @@ def _closed(
     column = samples.reshape(-1).data.cast("B").cast("Q")
     count = len(samples)
     end = ticks() + int(duration_ns * rate) if duration_ns else 1 << 63
-    unusual = int(_UNUSUAL_NS * rate)
     kernel = _Kernel(facts)
     order_id = session.next_sequence
     at = 0
@@ -174,8 +188,7 @@ def _closed(
         if index < 0:
             order_id += 1
             continue
-        if after - before > unusual:
-            kernel.note(index)
+        kernel.check(after, after - before)
         column[at] = column[at + 1] = before
         column[at + 2] = after
         column[at + 4] = polls
@@ -194,7 +207,7 @@ class _Answers:
 
     def __init__(self, first: int, samples: Words, peer: _Peer, facts: dict[str, Any]) -> None:
         self._first, self._samples = first, samples
-        self._peer, self._facts = peer, facts
+        self._peer, self._facts, self._kernel = peer, facts, _Kernel(facts)
         self._between_checks = int(_CHECK_NS * _core.pingpong_clock()["ticks_per_ns"])
         self._heard = 0  #: when the last one came
         self.looks = 0  #: that found nothing
@@ -223,6 +236,7 @@ class _Answers:
             order_id = self._first + index
             if report["cl_ord_id"] != order_id or report["price"] != _price(order_id):
                 facts["bad_payloads"] += 1
+            self._kernel.check(now, now - int(samples[index, 0]))
 
 
 def _price(order_id: int) -> int:

@@ -14,7 +14,8 @@ __all__ = ["worst_orders"]
 
 #: A gap in the sender's looks that explains an order: this part of its time.
 _GAP_PART = 0.5
-_ANOMALY = ("index", "voluntary", "involuntary", "minor_faults", "major_faults", "migrated")
+#: Columns of an anomaly behind the two ends of its window (``pingpong.hpp``).
+_ANOMALY = ("voluntary", "involuntary", "minor_faults", "major_faults", "migrated")
 
 
 class _Usual:
@@ -51,7 +52,7 @@ def _whole(usual: _Usual, place: int, rtt_ns: float) -> dict[str, Any]:
         "longest_gap_ns": round(int(row[3]) / run.ticks_per_ns, 1),
         "polls": int(row[4]),
     }
-    anomaly = _anomaly(run, index)
+    anomaly = _anomaly(run, row)
     if anomaly is not None:
         result["kernel"] = anomaly
     stages = stages_of(run, index)
@@ -61,14 +62,14 @@ def _whole(usual: _Usual, place: int, rtt_ns: float) -> dict[str, Any]:
     return result
 
 
-def _anomaly(run: Run, index: int) -> dict[str, int] | None:
+def _anomaly(run: Run, row: Any) -> dict[str, int] | None:
+    """What the kernel counted from when that order was due until its answer was here."""
     rows = run.facts.get("anomalies")
     if rows is None or not len(rows):
         return None
-    hit = np.flatnonzero(rows[:, 0] == index)
-    if not len(hit):
-        return None
-    return {name: int(value) for name, value in zip(_ANOMALY, rows[hit[0]], strict=True) if value}
+    hit = (rows[:, 0] < row[2]) & (rows[:, 1] > row[0])
+    counts = zip(_ANOMALY, rows[hit, 2:].sum(axis=0), strict=True)
+    return {name: int(value) for name, value in counts if value} or None
 
 
 def _causes(
@@ -76,30 +77,25 @@ def _causes(
 ) -> list[str]:
     """Likeliest first; never empty."""
     run, causes = usual.run, []
-    kernel = anomaly or {}
+    excess_ns = facts["rtt_ns"] - facts["usual_ns"]
     if any(began <= int(row[2]) and ended >= int(row[1]) for began, ended in run.collections):
         causes.append("garbage collection in this process")
     shown_ticks = sum(
         max(0, min(ended, int(row[2])) - max(began, int(row[0]))) for began, ended in run.progress
     )
-    if shown_ticks / run.ticks_per_ns > _GAP_PART * (facts["rtt_ns"] - facts["usual_ns"]) > 0:
+    if shown_ticks / run.ticks_per_ns > _GAP_PART * excess_ns > 0:
         causes.append("this program showed its progress just then (-q leaves that out)")
-    if kernel.get("major_faults"):
-        causes.append("page fault that waited for storage")
-    if kernel.get("migrated"):
-        causes.append("the sending thread was moved to another processor")
-    if kernel.get("involuntary"):
-        causes.append("the kernel ran something else on the sender's processor (context switch)")
-    if kernel.get("voluntary"):
-        causes.append("the sending thread slept (context switch)")
-    if kernel.get("minor_faults"):
-        causes.append("page fault on the sender's side")
-    if facts["late_ns"] > _GAP_PART * facts["rtt_ns"]:
+    late = facts["late_ns"] > _GAP_PART * facts["rtt_ns"]
+    away = 0 < _GAP_PART * excess_ns < facts["longest_gap_ns"]
+    seldom = facts["polls"] * usual.usual_ns < _GAP_PART * facts["rtt_ns"] * usual.polls
+    kernel = _kernel_causes(anomaly or {})
+    if late or away or seldom:  # else the sender kept looking, and it is not what it waited for
+        causes += kernel
+    if late:
         causes.append("it waited behind earlier orders: sent late")
-    excess = facts["rtt_ns"] - facts["usual_ns"]
-    if not causes and 0 < _GAP_PART * excess < facts["longest_gap_ns"]:
+    if not causes and away:
         causes.append("the sender did not look for a while: interrupt or hypervisor (poll gap)")
-    if not causes and facts["polls"] * usual.usual_ns < _GAP_PART * facts["rtt_ns"] * usual.polls:
+    if not causes and seldom:
         causes.append("the sender looked seldom meanwhile: interrupt or hypervisor (poll gap)")
     if run.facts.get("retransmissions"):
         causes.append(f"the link sent again meanwhile ({run.facts['retransmissions']} in this run)")
@@ -109,3 +105,15 @@ def _causes(
         return [*causes, f"most of it ({stages[slowest] / 1e3:.1f} µs) until: {slowest}"]
     other = "the answer came late though the sender kept looking: the other side or the way"
     return causes or [other]
+
+
+def _kernel_causes(counts: dict[str, int]) -> list[str]:
+    """Of what the kernel did to the sending thread."""
+    said = {
+        "major_faults": "page fault that waited for storage",
+        "migrated": "the sending thread was moved to another processor",
+        "involuntary": "the kernel ran something else on the sender's processor (context switch)",
+        "voluntary": "the sending thread slept (context switch)",
+        "minor_faults": "page fault on the sender's side",
+    }
+    return [text for name, text in said.items() if counts.get(name)]

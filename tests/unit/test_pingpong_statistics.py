@@ -173,13 +173,44 @@ def test_times_of_paced_orders_count_from_when_they_were_due() -> None:
     assert run.late_ns().tolist() == [0, 500, 1000]
 
 
+def anomaly(since: int, seen: int, **counts: int) -> list[int]:
+    """A row as the loops make it; times in ns from the first order."""
+    names = ("voluntary", "involuntary", "minor_faults", "major_faults", "migrated")
+    return [1_000_000 + since, 1_000_000 + seen, *(counts.get(name, 0) for name in names)]
+
+
 def test_the_worst_orders_come_with_what_the_kernel_did() -> None:
-    run = run_of([100] * 50 + [9000] + [100] * 50, anomalies=np.asarray([[50, 0, 1, 0, 0, 0]]))
+    rows = [anomaly(49_500, 59_100, involuntary=1), anomaly(90_000, 99_000, major_faults=1)]
+    run = run_of([100] * 50 + [9000] + [100] * 50, anomalies=np.asarray(rows))
+    run.samples[50, 3] = 8000
     worst = worst_orders([run], 3)
     assert worst[0]["index"] == 50
     assert worst[0]["rtt_ns"] == 9000
+    assert worst[0]["kernel"] == {"involuntary": 1}
     assert "context switch" in worst[0]["causes"][0]
     assert len(worst) == 3
+
+
+def test_whatever_was_due_meanwhile_is_told_what_the_kernel_did() -> None:
+    due = list(range(0, 5000, 1000))
+    rows = [anomaly(500, 4800, involuntary=1), anomaly(-9000, -100, migrated=1)]
+    run = run_of([100] * 5, due=due, anomalies=np.asarray(rows))
+    run.samples[:, 1] = 1_004_900
+    run.samples[:, 2] = 1_005_000
+    for each in worst_orders([run], 5):
+        assert each["kernel"] == {"involuntary": 1}
+        assert "context switch" in each["causes"][0] and "earlier orders" in each["causes"][1]
+
+
+def test_a_sender_that_kept_looking_is_not_blamed_for_what_the_kernel_did() -> None:
+    rows = [anomaly(40_000, 59_100, minor_faults=1, involuntary=1)]
+    run = run_of([100] * 50 + [9000] + [100] * 50, anomalies=np.asarray(rows))
+    run.samples[50, 3:5] = 200, 900
+    (worst,) = worst_orders([run], 1)
+    assert worst["kernel"] == {"involuntary": 1, "minor_faults": 1}
+    assert worst["causes"] == [
+        "the answer came late though the sender kept looking: the other side or the way"
+    ]
 
 
 def test_an_order_behind_a_stall_is_said_to_have_waited() -> None:

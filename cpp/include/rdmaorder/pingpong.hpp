@@ -40,17 +40,19 @@ struct Sample {
 };
 static_assert(sizeof(Sample) == 48);
 
-/// What the kernel did to the sending thread up to an order that took unusually long, since the
-/// last such order. Taken after the order's last stamp.
+/// What the kernel did to the sending thread between two looks at its counts. There is a look after
+/// an order that took unusually long, and now and then without one, so that `since_ticks` is never
+/// long before. Kept only where something was counted.
 struct Anomaly {
-  std::uint64_t sample_index = 0;
+  std::uint64_t since_ticks = 0;
+  std::uint64_t seen_ticks = 0;
   std::uint64_t voluntary_switches = 0;
   std::uint64_t involuntary_switches = 0;
   std::uint64_t minor_faults = 0;
   std::uint64_t major_faults = 0;
   std::uint64_t migrated = 0;  ///< 1: on another processor than at the last look
 };
-static_assert(sizeof(Anomaly) == 48);
+static_assert(sizeof(Anomaly) == 56);
 
 inline constexpr std::uint32_t kPollsBeforeStamps = 256;
 inline constexpr std::size_t kAnomalyCountMax = 4096;

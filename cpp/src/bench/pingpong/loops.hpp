@@ -24,23 +24,35 @@
 
 namespace rdmaorder::pingpong {
 
-/// Notes what the kernel did whenever an order took unusually long.
+/// Notes what the kernel did around orders that took unusually long. A look is a system call: none
+/// falls into the time of an order in a closed loop, and none is made before kBetweenLooksNs have
+/// passed since the last (orders that wait behind a stall are all unusual).
 class AnomalyLog {
  public:
   explicit AnomalyLog(std::vector<Anomaly>& anomalies) : anomalies_(anomalies) {
     anomalies_.reserve(kAnomalyCountMax);
     look();
   }
-  /// From now on `usual_ticks` is what an order takes; eight times that is unusual.
-  void set_usual(std::uint64_t usual_ticks) noexcept {
-    threshold_ticks_ = std::max(usual_ticks * 8, TickRate::get().from_ns(2'000));
-    look();
+  /// An order took that long from its send: eight times the shortest is unusual.
+  RDMAORDER_ALWAYS_INLINE void learn(std::uint64_t taken_ticks) noexcept {
+    if (RDMAORDER_LIKELY(taken_ticks >= shortest_ticks_)) return;
+    shortest_ticks_ = taken_ticks;
+    threshold_ticks_ = std::max(taken_ticks * 8, TickRate::get().from_ns(2'000));
   }
-  RDMAORDER_ALWAYS_INLINE void check(std::uint64_t index, std::uint64_t taken_ticks) noexcept {
-    if (RDMAORDER_UNLIKELY(taken_ticks > threshold_ticks_)) note(index);
+  /// After the last stamp of an order. `now` may be that stamp.
+  RDMAORDER_ALWAYS_INLINE void check(std::uint64_t now, std::uint64_t taken_ticks) noexcept {
+    if (RDMAORDER_UNLIKELY(taken_ticks > threshold_ticks_) && now > looked_ticks_ + between_ticks_)
+      note();
+  }
+  /// So that what is noted next is not of long before.
+  RDMAORDER_ALWAYS_INLINE void refresh(std::uint64_t now) noexcept {
+    if (RDMAORDER_UNLIKELY(now > looked_ticks_ + refresh_ticks_)) note();
   }
 
  private:
+  static constexpr std::uint64_t kBetweenLooksNs = 20'000;
+  static constexpr std::uint64_t kRefreshNs = 10'000'000;
+
   struct Seen {
     rusage usage{};
     int cpu = -1;
@@ -48,21 +60,31 @@ class AnomalyLog {
   void look() noexcept {
     (void)getrusage(RUSAGE_THREAD, &seen_.usage);
     seen_.cpu = sched_getcpu();
+    looked_ticks_ = ticks();
   }
-  [[gnu::noinline]] void note(std::uint64_t index) noexcept {
+  [[gnu::noinline]] void note() noexcept {
     const Seen before = seen_;
+    const std::uint64_t since_ticks = looked_ticks_;
     look();
-    if (anomalies_.size() == anomalies_.capacity()) return;
     const auto delta = [](long now, long then) { return static_cast<std::uint64_t>(now - then); };
-    anomalies_.push_back({index, delta(seen_.usage.ru_nvcsw, before.usage.ru_nvcsw),
-                          delta(seen_.usage.ru_nivcsw, before.usage.ru_nivcsw),
-                          delta(seen_.usage.ru_minflt, before.usage.ru_minflt),
-                          delta(seen_.usage.ru_majflt, before.usage.ru_majflt),
-                          seen_.cpu != before.cpu ? 1U : 0U});
+    const Anomaly found{since_ticks,
+                        looked_ticks_,
+                        delta(seen_.usage.ru_nvcsw, before.usage.ru_nvcsw),
+                        delta(seen_.usage.ru_nivcsw, before.usage.ru_nivcsw),
+                        delta(seen_.usage.ru_minflt, before.usage.ru_minflt),
+                        delta(seen_.usage.ru_majflt, before.usage.ru_majflt),
+                        seen_.cpu != before.cpu ? 1U : 0U};
+    const bool counted = (found.voluntary_switches | found.involuntary_switches |
+                          found.minor_faults | found.major_faults | found.migrated) != 0;
+    if (counted && anomalies_.size() < anomalies_.capacity()) anomalies_.push_back(found);
   }
 
   std::vector<Anomaly>& anomalies_;
+  std::uint64_t shortest_ticks_ = UINT64_MAX;
   std::uint64_t threshold_ticks_ = UINT64_MAX;
+  std::uint64_t between_ticks_ = TickRate::get().from_ns(kBetweenLooksNs);
+  std::uint64_t refresh_ticks_ = TickRate::get().from_ns(kRefreshNs);
+  std::uint64_t looked_ticks_ = 0;
   Seen seen_;
 };
 
@@ -180,13 +202,12 @@ class Loop {
   void closed() noexcept {
     std::uint64_t index = 0;
     Sample scratch;
-    std::uint64_t usual_ticks = UINT64_MAX;
     for (; index < plan_.warm_up_count; ++index) {
       if (!round_trip(index, scratch)) return;
       end_.settle();
-      usual_ticks = std::min(usual_ticks, scratch.received_ticks - scratch.sent_ticks);
+      log_.learn(scratch.received_ticks - scratch.sent_ticks);
     }
-    if (usual_ticks != UINT64_MAX) log_.set_usual(usual_ticks);
+    log_.refresh(UINT64_MAX);
     const std::uint64_t end_ticks = ticks() + TickRate::get().from_ns(plan_.duration_ns);
     for (std::size_t i = 0; i < plan_.samples.size(); ++i) {
       Sample& sample = plan_.samples[i];
@@ -195,7 +216,10 @@ class Loop {
       if (!answered) return;
       end_.settle();
       ++outcome_.answered_count;
-      log_.check(i, sample.received_ticks - sample.sent_ticks);
+      const std::uint64_t taken_ticks = sample.received_ticks - sample.sent_ticks;
+      log_.learn(taken_ticks);
+      log_.check(sample.received_ticks, taken_ticks);
+      log_.refresh(sample.received_ticks);
       if (RDMAORDER_UNLIKELY(InterruptGuard::interrupted())) {
         ending_ = Ending::kInterrupted;
         return;
@@ -228,7 +252,8 @@ class Loop {
       sample.gap_ticks = gap_ticks_;
       sample.poll_count = look_count_ - sample.poll_count;
       ++outcome_.answered_count;
-      log_.check(answered, now - sample.intended_ticks);
+      log_.learn(now - sample.sent_ticks);
+      log_.check(now, now - sample.intended_ticks);
     });
     if (found == 0) ++look_count_;
   }
@@ -240,6 +265,7 @@ class Loop {
     if (RDMAORDER_LIKELY(now < check_ticks_)) return true;
     const TickRate& rate = TickRate::get();
     check_ticks_ = now + rate.from_ns(1'000'000);
+    log_.refresh(now);
     // What was heard may be later than this look.
     const bool silent = answer_due && now > heard_ticks_ + rate.from_ns(plan_.answer_timeout_ns);
     return !silent && end_.alive() ? true : end_with(Ending::kPeerLost);
@@ -284,7 +310,6 @@ class Loop {
 
   void open() noexcept {
     const TickRate& rate = TickRate::get();
-    log_.set_usual(0);
     look_ticks_ = ticks();
     const std::uint64_t start = look_ticks_ + rate.from_ns(50'000);
     const std::size_t count = std::min(plan_.samples.size(), plan_.due_ns.size());
