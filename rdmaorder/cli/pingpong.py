@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,6 +268,7 @@ def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | No
     import subprocess
 
     from rdmaorder.errors import ConfigError, SystemFailure
+    from rdmaorder.pingpong.folders import own_folder
 
     if plan.transport == "inproc":
         yield None
@@ -282,7 +282,7 @@ def _local_server(args: argparse.Namespace, plan: Plan) -> Iterator[Address | No
             f"({here or 'there is no RDMA device with an IPv4 address here: rdma link'}), or "
             "measure between two hosts with --listen and --to"
         )
-    with tempfile.TemporaryDirectory(prefix="rdmaorder-pp-") as folder:
+    with own_folder() as folder:
         url = f"shm://{folder}/pp.sock"
         if plan.transport == "rdma":
             there = args.server_device

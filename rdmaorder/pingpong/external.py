@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from rdmaorder.errors import SystemFailure
 from rdmaorder.flow.sample import cache_folder
 from rdmaorder.pingpong.environment import devices, output, read
+from rdmaorder.pingpong.folders import own_folder
 from rdmaorder.pingpong.plan import Plan
 
 __all__ = [
@@ -105,18 +105,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _bound(cpu: int | None = None) -> list[str]:
+    """What a program is started with so that it ends with this process, and runs there alone."""
+    end, pin = shutil.which("setpriv"), shutil.which("taskset")
+    command = [end, "--pdeathsig", "KILL"] if end else []
+    return command + ([pin, "-c", str(cpu)] if pin and cpu is not None else [])
+
+
 def _pair(
     plan: Plan, server: Sequence[str], client: Sequence[str], settings: Mapping[str, str]
 ) -> str:
     """Both sides of a tool on the processors of the plan; what the client printed."""
     environment = {**os.environ, **settings}
-    pin = shutil.which("taskset")
-
-    def before(cpu: int) -> list[str]:
-        return [pin, "-c", str(cpu)] if pin else []
-
     answering = subprocess.Popen(
-        [*before(plan.server_cpu), *server],
+        [*_bound(plan.server_cpu), *server],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -129,7 +131,7 @@ def _pair(
         while time.monotonic() < end_s:
             time.sleep(0.1)  # until it listens
             done = subprocess.run(
-                [*before(plan.client_cpu), *client],
+                [*_bound(plan.client_cpu), *client],
                 stdin=subprocess.DEVNULL,  # Aeron's Ping asks whether to go on
                 capture_output=True,
                 text=True,
@@ -232,8 +234,7 @@ def ib_write_lat_command(size: int, count: int, port: int, address: str) -> list
 
 def ib_write_lat_towards(plan: Plan, own: str, peer: str, port: int) -> Facts:
     """The client's side against one that listens at ``peer``."""
-    pin = shutil.which("taskset")
-    command = [pin, "-c", str(plan.client_cpu)] if pin else []
+    command = _bound(plan.client_cpu)
     command += [*ib_write_lat_command(plan.size, plan.reference_count, port, own), peer]
     said = ""
     for _ in range(20):
@@ -265,13 +266,13 @@ def _ib_facts(plan: Plan, text: str) -> Facts:
 
 def _aeron(plan: Plan) -> Facts:
     """Ping and Pong over IPC with a media driver of their own, whose files go with it."""
-    with tempfile.TemporaryDirectory(prefix="rdmaorder-aeron-", dir=_shared_memory()) as folder:
+    with own_folder(_shared_memory()) as folder:
         directory = f"{folder}/driver"
         # Messages over IPC do not pass the driver; left alone its thread would spin all the same.
         settings = {"AERON_DIR": directory, "AERON_THREADING_MODE": "SHARED"}
         settings["AERON_SHARED_IDLE_STRATEGY"] = "sleeping"
         driver = subprocess.Popen(
-            [_aeron_program("aeronmd") or "aeronmd"],
+            [*_bound(), _aeron_program("aeronmd") or "aeronmd"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -293,8 +294,8 @@ def _aeron(plan: Plan) -> Facts:
     return _summary_facts(plan, rtt)
 
 
-def _shared_memory() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+def _shared_memory() -> Path | None:
+    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 
 
 def _aeron_program(name: str) -> str | None:
@@ -320,7 +321,7 @@ def _aeron_version() -> str:
     beside = Path(driver).with_name("aeron-version.txt")
     if beside.is_file():
         return f"Aeron {read(beside)}"
-    with tempfile.TemporaryDirectory(prefix="rdmaorder-aeron-", dir=_shared_memory()) as folder:
+    with own_folder(_shared_memory()) as folder:
         settings = {**os.environ, "AERON_DIR": f"{folder}/driver"}
         with contextlib.suppress(subprocess.TimeoutExpired):
             done = subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, System
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong import environment as env
 from rdmaorder.pingpong.ends import End, Peer, open_end, open_inproc_end
+from rdmaorder.pingpong.folders import own_folder
 from rdmaorder.pingpong.hazards import Hazard, hazards, steal_share
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.progress import Progress
@@ -210,15 +210,17 @@ def measure(
     *,
     progress: Progress,
     warn: Callable[[Sequence[Hazard]], None],
+    over: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """Measures ``plan`` against the server at ``address``, or within this process without one.
 
     What was measured until then is in the result when Ctrl-C, or the end of the other side, ends
-    it; errors before the first run are raised.
+    it; errors before the first run are raised. ``over`` is called when the last run is, or
+    one was interrupted: another Ctrl-C then would lose it all.
     """
     clock = dict(_core.pingpong_clock())
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rdmaorder-pp-")))
+        folder = stack.enter_context(own_folder())
         peer: Peer | None = None
         server: dict[str, Any] | None = None
         cpus: tuple[int, ...] = (plan.client_cpu, plan.server_cpu)

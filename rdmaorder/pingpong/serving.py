@@ -9,12 +9,10 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,13 @@ from rdmaorder.errors import SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong.environment import host_facts
 from rdmaorder.pingpong.external import find_libzmq, free_port
+from rdmaorder.pingpong.folders import own_folder
 from rdmaorder.pingpong.plan import LEVELS, handler_of, is_size
 from rdmaorder.pingpong.waterfall import pack
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone
 
 __all__ = ["Server", "Worker"]
 
-_START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 10.0
 _MOST_WORKERS = 32
 _MOST_COUNT = 10_000_000
@@ -137,13 +135,26 @@ class Server:
         self._cpu = cpu
         self._size = size
         self._levels = levels
-        self._journal = journal
         self._tls = tls or {}
         self._say = say
-        self._listener = self._listen()
-        self._folder = Path(tempfile.mkdtemp(prefix="rdmaorder-pingpong-"))
         self._opened = 0
         self._workers: dict[str, Worker] = {}
+        self._listener = self._listen()
+        self._folders = contextlib.ExitStack()
+        self._folder = self._folders.enter_context(own_folder())
+        self._journals = self._folder if journal is None else self._folder_in(journal)
+
+    def _folder_in(self, journal: str) -> Path:
+        """For journals: as large as they are, they go with the server."""
+        try:
+            Path(journal).mkdir(parents=True, exist_ok=True)
+            return self._folders.enter_context(own_folder(Path(journal)))
+        except OSError as error:
+            self.close()
+            raise SystemFailure(
+                f"--journal {journal}: {error.strerror}; name a folder that can be written",
+                error_number=error.errno or 0,
+            ) from None
 
     @property
     def url(self) -> str:
@@ -222,7 +233,7 @@ class Server:
         self._end_workers()
         if self._address.scheme == "shm":
             Path(self._address.path).unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folders.close()
 
     def _greeted(self, channel: Channel) -> dict[str, Any] | None:
         """A client's first line, answered; None where that was a refusal."""
@@ -367,7 +378,6 @@ class Server:
             settings["listen"] = f"rdma://{host}:0" + (f"?{query}" if query else "")
             settings |= self._tls or {"tls": "off"}
         if level != "session":
-            folder = Path(self._journal) if self._journal else self._folder
-            settings |= {"journal": str(folder / f"journal-{os.getpid()}-{self._opened}")}
+            settings |= {"journal": str(self._journals / f"{self._opened}.journal")}
             settings |= {"sync": "none", "max_quantity": 1_000_000}
         return settings

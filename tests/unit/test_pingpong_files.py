@@ -1,7 +1,11 @@
-"""What the ping-pong tool writes is of one and the same runs."""
+"""What the ping-pong tool writes is of one and the same runs, and what it leaves behind is gone."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,10 @@ import numpy as np
 import pytest
 
 from rdmaorder.pingpong.files import to_json, write_hdr
+from rdmaorder.pingpong.folders import own_folder
 from rdmaorder.pingpong.measure import Measurement
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.runs import Run
-
 
 START_S = 1_800_000_000.0
 
@@ -48,7 +52,9 @@ def test_the_log_has_the_runs_of_the_tables_in_the_order_they_were_made(tmp_path
     found, counts = [], dict.fromkeys(("raw", "session", "unix"), 0)
     while (interval := lines.get_next_interval_histogram()) is not None:
         name = interval.get_tag()
-        found.append((interval.get_start_time_stamp() / 1e3 - START_S, name, interval.get_max_value()))
+        found.append(
+            (interval.get_start_time_stamp() / 1e3 - START_S, name, interval.get_max_value())
+        )
         counts[name] += interval.get_total_count()
     assert found == [
         *((0.0, "raw", 300), (0.5, "unix", 2000), (1.0, "session", 400)),
@@ -65,3 +71,32 @@ def test_a_reference_none_of_whose_runs_count_says_so() -> None:
     assert (reference["runs_kept"], reference["count"]) == (0, 200)
     assert [run["kept"] for run in reference["runs"]] == [False, False]
     assert found["ratio"] == {"unix": None}
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from rdmaorder.pingpong.folders import own_folder
+with own_folder(Path(sys.argv[1])) as folder:
+    (folder / "journal").write_text("x")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_removed_by_the_next_when_its_process_was_killed_and_not_before(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        held = Path(holder.stdout.readline().strip())
+        (tmp_path / "other").mkdir()
+        with own_folder(tmp_path) as folder:
+            assert (held / "journal").exists()
+        assert not folder.exists()
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    assert (held / "journal").exists()
+    with own_folder(tmp_path) as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([folder, tmp_path / "other"])
