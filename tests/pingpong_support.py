@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway_support import PATIENCE_S, ROOT
+from gateway_support import PATIENCE_S, ROOT, eventually
 
 COMMAND = [sys.executable, "-m", "rdmaorder", "pingpong"]
 FEW = ("-n", "500", "--warm-up", "50", "--repeats", "1", "-q")
@@ -85,3 +86,29 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+@contextlib.contextmanager
+def measuring(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The tool, writing out.json, and the process that answers it, some time into a run."""
+    client = subprocess.Popen(
+        [*COMMAND, "-q", "--json", str(folder / "out.json"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        worker = eventually(lambda: worker_of(client.pid), "the answering end runs")
+        time.sleep(0.3)
+        yield client, worker
+    finally:
+        client.kill()
+        client.communicate()
+
+
+def ending(client: subprocess.Popen[str], folder: Path, status: int) -> tuple[str, dict[str, Any]]:
+    """What it printed and wrote."""
+    text, _ = client.communicate(timeout=PATIENCE_S)
+    assert client.returncode == status, text
+    return text, json.loads((folder / "out.json").read_text())

@@ -411,6 +411,7 @@ def _client(args: argparse.Namespace) -> int:
             address,
             progress=progress,
             warn=lambda found: output.show(lambda console: print_warnings(console, found)),
+            over=_end_undisturbed,
         )
     from rdmaorder.pingpong.files import to_json
 

@@ -75,11 +75,19 @@ class Measurement:
 class Turns:
     """Runs one end after the other, with the floor before and after each."""
 
-    def __init__(self, measurement: Measurement, progress: Progress, *, floor: bool) -> None:
+    def __init__(
+        self,
+        measurement: Measurement,
+        progress: Progress,
+        *,
+        floor: bool,
+        over: Callable[[], None] = lambda: None,
+    ) -> None:
         self._measurement = measurement
         self._plan = measurement.plan
         self._progress = progress
         self._floor = floor
+        self._over = over
         self._samples = new_samples(self._plan.sample_count)
         self._last_floor: float | None = None
 
@@ -103,7 +111,7 @@ class Turns:
                 repeat,
                 lambda: end.run(self._samples, plan.warm_up, duration_ns, due),
                 end,
-                rate_asked=_asked(plan),
+                due_ns=due,
             )
 
     def reference(self, reference: Reference, repeat: int) -> Run:
@@ -132,7 +140,7 @@ class Turns:
         repeat: int,
         measured: Callable[[], dict[str, Any]],
         other: Any,
-        rate_asked: float | None = None,
+        due_ns: Any = None,
     ) -> Run:
         self._samples.fill(0)
         before = self.floor_ns()
@@ -142,6 +150,8 @@ class Turns:
         try:
             with _pinned(self._plan.client_cpu):
                 facts = measured()
+            if facts["ending"] == "interrupted":
+                self._over()  # before another Ctrl-C costs this run
         finally:
             with contextlib.suppress(RdmaOrderError):
                 other.pause()
@@ -151,7 +161,7 @@ class Turns:
             self._samples[: facts["sent"]].copy(),
             self._measurement.clock["ticks_per_ns"],
             facts,
-            rate_asked=rate_asked,
+            rate_asked=_asked(due_ns, facts["sent"]),
         )
         run.started_s = started_s
         facts["retransmissions"] = env.sent_again() - again
@@ -174,10 +184,11 @@ class Turns:
             run.stages = join(run, rows, run.facts["first_sequence"], rate, server is None)
 
 
-def _asked(plan: Plan) -> float | None:
-    if plan.due_ns is None or len(plan.due_ns) < 2:
+def _asked(due_ns: Any, sent: int) -> float | None:
+    """The rate of as much of the schedule as there was time for."""
+    if due_ns is None or sent < 2 or due_ns[sent - 1] == due_ns[0]:
         return None
-    return float((len(plan.due_ns) - 1) / (int(plan.due_ns[-1]) - int(plan.due_ns[0])) * 1e9)
+    return float((sent - 1) / (int(due_ns[sent - 1]) - int(due_ns[0])) * 1e9)
 
 
 @contextlib.contextmanager
@@ -243,7 +254,7 @@ def measure(
         progress.say("starting the other end")
         clock["python_stamp_ns"] = python_stamp_ns(clock["ticks_per_ns"])
         result = Measurement(plan, clock, here, None if one_host else server, warnings)
-        turns = Turns(result, progress, floor=one_host and _reaches_both(plan))
+        turns = Turns(result, progress, floor=one_host and _reaches_both(plan), over=over)
         options = {key: str(value) for key, value in address.options.items()} if address else {}
         ends = _open_ends(stack, plan, peer, options, folder)
         for end in ends:
@@ -255,6 +266,7 @@ def measure(
         names = [end.name for end in ends] + [reference.name for reference in references]
         progress.runs(names, plan.repeats, set(cpus))
         _take_turns(result, turns, ends, references)
+        over()
         progress.say("ending")
         elapsed_s = time.monotonic() - started
         result.steal = steal_share(before, env.run_facts(), elapsed_s)

@@ -58,7 +58,8 @@ class Progress:
     @classmethod
     def on_stderr(cls, *, quiet: bool) -> Progress:
         """As the command shows it."""
-        return cls(None if quiet else sys.stderr, live=sys.stderr.isatty())
+        live = sys.stderr.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+        return cls(None if quiet else sys.stderr, live=live)
 
     def say(self, text: str) -> None:
         """What happens outside the runs."""

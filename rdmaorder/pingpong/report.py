@@ -159,15 +159,15 @@ def _rates(result: dict[str, Any]) -> Any:
     )
     for name, level in result["levels"].items():
         for run in level["runs"]:
-            asked, got = run.get("rate_asked_per_s") or 0, run["rate_per_s"]
-            reached = f"{got:,.0f}/s" + ("" if run.get("rate_reached") else "  NOT REACHED")
+            asked, got = run.get("rate_asked_per_s"), run["rate_per_s"]
+            missed = asked is not None and not run["rate_reached"]
             table.add_row(
                 name,
-                f"{asked:,.0f}/s",
-                reached,
+                "–" if asked is None else f"{asked:,.0f}/s",
+                f"{got:,.0f}/s" + ("  NOT REACHED" if missed else ""),
                 time_text(run.get("late_ns", {}).get("p99")),
                 time_text(run.get("service_ns", {}).get("p99")),
-                style=None if run.get("rate_reached") else "red",
+                style="red" if missed else None,
             )
     return table
 

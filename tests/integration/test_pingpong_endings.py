@@ -19,9 +19,11 @@ from pingpong_support import (
     COMMAND,
     FEW,
     children_of,
+    ending,
     is_running,
     listening,
     measured,
+    measuring,
     pingpong,
     worker_of,
 )
@@ -29,54 +31,41 @@ from pingpong_support import (
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
 )
+LONG = ("-D", "20")
 
 
 @pytest.mark.parametrize("level", ["raw", "session"])
 def test_a_peer_that_disappears_leaves_a_marked_result(tmp_path: Path, level: str) -> None:
-    out = tmp_path / "out.json"
-    client = subprocess.Popen(
-        [*COMMAND, "-D", "20", "-q", "--level", level, "--json", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    worker = eventually(lambda: worker_of(client.pid), "the answering end runs")
-    time.sleep(0.3)
-    os.kill(worker, signal.SIGKILL)
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 1, text
-    result = json.loads(out.read_text())
+    with measuring(tmp_path, *LONG, "--level", level) as (client, worker):
+        os.kill(worker, signal.SIGKILL)
+        text, result = ending(client, tmp_path, 1)
     assert (result["complete"], result["ending"]) == (False, "peer lost")
     assert "the other side is gone" in text
 
 
-def test_ctrl_c_prints_what_there_is(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    client = subprocess.Popen(
-        [*COMMAND, "-D", "20", "-q", "--json", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    eventually(lambda: worker_of(client.pid), "the answering end runs")
-    time.sleep(0.3)
-    client.send_signal(signal.SIGINT)
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 130, text
+def test_ctrl_c_prints_what_there_is_however_often_it_is_pressed(tmp_path: Path) -> None:
+    with measuring(tmp_path, *LONG) as (client, _):
+        while client.poll() is None:
+            client.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        text, result = ending(client, tmp_path, 130)
     assert "interrupted: this is what had been measured" in text
-    result = json.loads(out.read_text())
     assert result["ending"] == "interrupted"
     assert result["levels"]["session"]["count"] > 0
 
 
-def on_a_terminal(*arguments: str) -> tuple[str, str, int]:
+def on_a_terminal(*arguments: str, kind: str = "xterm") -> tuple[str, str, int]:
     """Runs the tool with standard error on a terminal: that, standard output, exit status."""
+    environment = {**os.environ, "TERM": kind}
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         client = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=theirs, text=True, cwd=ROOT
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            cwd=ROOT,
+            env=environment,
         )
         os.close(theirs)
         shown = b""
@@ -95,6 +84,12 @@ def test_a_long_run_shows_how_far_it_is(tmp_path: Path) -> None:
         assert re.search(rf"\rrun {number} of 2: {level}, [12] s of 3, [\d,]+ orders", shown), shown
     assert shown.rstrip().endswith("\x1b[K"), "the line is gone before the tables"
     assert "run 1 of" not in text
+
+
+def test_a_terminal_that_cannot_rewrite_a_line_gets_whole_lines() -> None:
+    shown, _, status = on_a_terminal(*FEW[:-1], "--level", "raw", kind="dumb")
+    assert status == 0
+    assert "\x1b" not in shown and "run 1 of 1: raw\r\n" in shown
 
 
 def test_without_a_terminal_progress_is_whole_lines_and_quiet_is_silent(tmp_path: Path) -> None:
@@ -155,16 +150,28 @@ def test_a_server_that_is_told_again_and_again_to_end_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_client_that_is_killed_leaves_nobody_behind() -> None:
-    client = subprocess.Popen([*COMMAND, "-D", "20", "-q"], stdout=subprocess.DEVNULL, cwd=ROOT)
-    eventually(lambda: worker_of(client.pid), "the answering end runs")
-    started = children_of(client.pid)
-    assert len(started) == 2  # server and worker
-    client.kill()
-    client.wait(PATIENCE_S)
-    eventually(
-        lambda: not any(is_running(pid) for pid in started), "server and worker have ended as well"
-    )
+def test_ends_that_are_killed_leave_nobody_behind_and_no_files_after_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    journal = ("--level", "gateway", "--journal", str(tmp_path / "journals"))
+    with measuring(tmp_path, *LONG, *journal) as (client, _):
+        started = children_of(client.pid)
+        assert len(started) == 2  # server and worker
+        os.kill(started[0], signal.SIGKILL)
+        client.kill()
+        client.wait(PATIENCE_S)
+        eventually(lambda: not any(is_running(pid) for pid in started), "both have ended as well")
+    folders = [tmp_path / "tmp", tmp_path / "journals"]
+    assert [path for folder in folders for path in folder.iterdir()]
+    assert measured(tmp_path, *journal)["complete"]
+    assert [path for folder in folders for path in folder.iterdir()] == []
+
+
+def test_a_journal_folder_that_cannot_be_used_is_named() -> None:
+    text = pingpong(*FEW, "--level", "gateway", "--journal", "/proc/none", status=2)
+    assert "--journal /proc/none: No such file or directory; name a folder" in text
 
 
 def test_nonsense_ends_a_connection_and_not_the_server(tmp_path: Path) -> None:
@@ -179,22 +186,12 @@ def test_nonsense_ends_a_connection_and_not_the_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", ["raw", "python"])
 def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path, level: str) -> None:
-    out = tmp_path / "out.json"
-    client = subprocess.Popen(
-        [*COMMAND, "-D", "20", "-q", "--level", level, "--json", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    eventually(lambda: worker_of(client.pid), "the answering end runs")
-    time.sleep(0.3)
-    client.terminate()
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == 130, text
-    result = json.loads(out.read_text())
+    with measuring(tmp_path, *LONG, "--level", level) as (client, _):
+        client.terminate()
+        _, result = ending(client, tmp_path, 130)
     assert (result["complete"], result["ending"]) == (False, "interrupted")
-    assert "cut short (interrupted)" in pingpong("compare", str(out), str(out), status=2)
+    out = str(tmp_path / "out.json")
+    assert "cut short (interrupted)" in pingpong("compare", out, out, status=2)
 
 
 def test_where_nothing_can_be_written_is_said_before_the_first_order(tmp_path: Path) -> None:

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from gateway_support import PATIENCE_S, ROOT, eventually
-from pingpong_support import COMMAND, FEW, is_running, measured, pingpong, worker_of
+from gateway_support import eventually
+from pingpong_support import FEW, ending, is_running, measured, measuring, pingpong
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
 )
 LEVELS = ("raw", "session", "python")
+ONE = ("--repeats", "1")
 #: The second order is due long after any test has given up.
 SELDOM = ("--rate", "0.001", "-n", "10")
-
-
-@contextlib.contextmanager
-def measuring(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The tool with its worker, some time into the run."""
-    client = subprocess.Popen(
-        [*COMMAND, "--repeats", "1", "-q", "--json", str(folder / "out.json"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    try:
-        worker = eventually(lambda: worker_of(client.pid), "the answering end runs")
-        time.sleep(0.3)
-        yield client, worker
-    finally:
-        client.kill()
-        client.communicate()
-
-
-def ending(client: subprocess.Popen[str], folder: Path, status: int) -> dict[str, Any]:
-    text, _ = client.communicate(timeout=PATIENCE_S)
-    assert client.returncode == status, text
-    content: dict[str, Any] = json.loads((folder / "out.json").read_text())
-    return content
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -56,9 +26,10 @@ def ending(client: subprocess.Popen[str], folder: Path, status: int) -> dict[str
 def test_waiting_for_the_next_order_ends_at_a_signal(
     tmp_path: Path, level: str, number: signal.Signals
 ) -> None:
-    with measuring(tmp_path, *SELDOM, "--level", level) as (client, _):
+    with measuring(tmp_path, *ONE, *SELDOM, "--level", level) as (client, _):
         client.send_signal(number)
-        assert ending(client, tmp_path, 130)["levels"][level]["runs"][0]["answered"] == 1
+        _, result = ending(client, tmp_path, 130)
+    assert result["levels"][level]["runs"][0]["answered"] == 1
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -68,11 +39,22 @@ def test_a_run_is_over_when_no_order_is_due_in_its_time(tmp_path: Path, level: s
     assert (run["complete"], run["sent"], run["answered"]) == (True, 1, 1)
 
 
+def test_the_rate_asked_for_is_that_of_what_there_was_time_for(tmp_path: Path) -> None:
+    """A burst, and what would have come when the run is over."""
+    recording = tmp_path / "flow.csv"
+    times = [*range(0, 1_000_000_000, 10_000_000), *range(10_000_000_000, 10**11, 10**9)]
+    rows = [f"{t_ns},N,{n},X,B,10.5,1\n" for n, t_ns in enumerate(times)]
+    recording.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "".join(rows))
+    result = measured(tmp_path, "--replay", str(recording), "-D", "2")
+    run = result["levels"]["session"]["runs"][0]
+    assert (run["sent"], run["rate_asked_per_s"]) == (100, 100.0)
+
+
 @pytest.mark.parametrize("level", ["session", "python"])
 def test_a_peer_that_ends_while_nothing_is_under_way_is_noticed(tmp_path: Path, level: str) -> None:
-    with measuring(tmp_path, *SELDOM, "--level", level) as (client, worker):
+    with measuring(tmp_path, *ONE, *SELDOM, "--level", level) as (client, worker):
         os.kill(worker, signal.SIGKILL)
-        result = ending(client, tmp_path, 1)
+        _, result = ending(client, tmp_path, 1)
     assert result["ending"] == "peer lost" and result["cause"]
 
 
@@ -81,9 +63,9 @@ def test_a_peer_that_ends_while_nothing_is_under_way_is_noticed(tmp_path: Path, 
 def test_a_peer_that_falls_silent_is_given_up(
     tmp_path: Path, level: str, pace: tuple[str, ...]
 ) -> None:
-    with measuring(tmp_path, "-D", "60", "--level", level, *pace) as (client, worker):
+    with measuring(tmp_path, *ONE, "-D", "60", "--level", level, *pace) as (client, worker):
         os.kill(worker, signal.SIGSTOP)
-        result = ending(client, tmp_path, 1)
+        _, result = ending(client, tmp_path, 1)
     assert result["ending"] == "peer lost"
     assert re.search("no answer within 2000 ms|no heartbeat from the gateway", result["cause"])
     eventually(lambda: not is_running(worker), "the worker has ended all the same")
@@ -93,11 +75,14 @@ def test_a_peer_that_falls_silent_is_given_up(
 def test_an_order_that_waited_for_the_other_side_shows_that_the_sender_looked(
     tmp_path: Path, level: str
 ) -> None:
-    with measuring(tmp_path, "--rate", "1000", "-D", "3", "--level", level) as (client, worker):
+    with measuring(tmp_path, *ONE, "--rate", "1000", "-D", "3", "--level", level) as (
+        client,
+        worker,
+    ):
         os.kill(worker, signal.SIGSTOP)
         time.sleep(0.2)
         os.kill(worker, signal.SIGCONT)
-        result = ending(client, tmp_path, 0)
+        _, result = ending(client, tmp_path, 0)
     slowest = result["levels"][level]["worst"][0]
     assert slowest["rtt_ns"] > 1e8
     assert slowest["polls"] > 1000
