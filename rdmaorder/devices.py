@@ -43,8 +43,8 @@ def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
     ``source``: what to ask, by default listing_source(). What pyverbs cannot read is asked of
     libibverbs again, whose errors say more.
 
-    Raises TransportError without libibverbs, or where pyverbs is asked for and cannot list;
-    ConfigError where it cannot be imported."""
+    Raises TransportError without libibverbs, or where pyverbs is asked for and fails; ConfigError
+    where it is asked for and cannot be imported."""
     if source == "pyverbs" and listing_source() != "pyverbs":
         raise ConfigError(
             "pyverbs cannot be imported by this Python: apt-get install python3-pyverbs (for "
@@ -65,7 +65,8 @@ def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
     except failures as error:
         if source == "pyverbs":
             raise TransportError(
-                f"pyverbs: {error}; leave the source out, or ask libibverbs"
+                f"pyverbs cannot tell the devices of this machine: {error}; leave the source out, "
+                "libibverbs says more"
             ) from error
         return _core.rdma_devices()
     if source is None and any(device["unusable"] for device in found):
@@ -112,13 +113,19 @@ def _port_of(attributes: Any, number: int, gids: list[Any]) -> dict[str, Any]:
 
 def _gid_of(entry: Any) -> dict[str, Any]:
     address = ipaddress.IPv6Address(entry.gid_str())
-    netdev = socket.if_indextoname(entry.ndev_ifindex) if entry.ndev_ifindex else ""
     return {
         "index": entry.gid_index,
         "address": str(address.ipv4_mapped or address),
         "type": _GID_TYPES.get(entry.gid_type, "unknown"),
-        "netdev": netdev,
+        "netdev": _interface_of(entry.ndev_ifindex),
     }
+
+
+def _interface_of(index: int) -> str:
+    try:
+        return socket.if_indextoname(index) if index else ""
+    except OSError:  # of another network namespace, as in a container, or just gone
+        return ""
 
 
 def _numa_node(name: str) -> int:

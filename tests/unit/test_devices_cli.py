@@ -171,8 +171,18 @@ def test_where_pyverbs_fails_the_function_table_is_asked(monkeypatch: pytest.Mon
     put_fake_pyverbs(monkeypatch, failing)
     monkeypatch.setattr(_core, "rdma_devices", lambda: [DEVICE])
     assert devices.list_devices() == [DEVICE]
-    with pytest.raises(TransportError, match=r"pyverbs: Failed to get devices list; .*libibverbs"):
+    with pytest.raises(TransportError, match="Failed to get devices list; leave the source out"):
         devices.list_devices("pyverbs")
+
+
+def test_a_gid_whose_interface_is_in_another_network_namespace_is_shown_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_fake_pyverbs(monkeypatch, lambda: [SimpleNamespace(name=b"mlx5_0")])
+    table = FakeContext("mlx5_0").query_gid_table(1)
+    table[0].ndev_ifindex = (1 << 31) - 1  # of no interface here
+    monkeypatch.setattr(FakeContext, "query_gid_table", lambda *_: table)
+    assert devices.list_devices() == [DEVICE | {"numa_node": -1}]
 
 
 def test_pyverbs_names_a_device_that_it_cannot_use_and_goes_on(
