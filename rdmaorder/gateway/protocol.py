@@ -91,6 +91,7 @@ NEGOTIATION_REJECT_CODES = frozenset(
         "DuplicateId",
         "FlowTypeNotSupported",
         "TooManySessions",
+        "TooSlow",
         "UnknownSession",
         "Unspecified",
         "VersionMismatch",
@@ -104,6 +105,7 @@ ESTABLISHMENT_REJECT_CODES = frozenset(
         "BadWindow",
         "Draining",
         "SessionBlocked",
+        "TooSlow",
         "Unnegotiated",
         "Unspecified",
     }

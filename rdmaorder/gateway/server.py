@@ -190,7 +190,7 @@ class ControlServer:
         del self._half_open[oldest]
         self.counters["evicted"] += 1
         reason = f"{HALF_OPEN_MAX} handshakes are under way and this one is slow; try again"
-        oldest.interrupt(ProtocolError("Unspecified", reason))
+        oldest.interrupt(ProtocolError("TooSlow", reason))
         return True
 
     # -- one connection ------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class ControlServer:
         except PeerTooSlowError:
             self.counters["timed_out"] += 1
             text = f"no whole {step} frame within {self._timeout_ms} ms"
-            await self._refuse(channel, step, "BadRequest", text, link)
+            await self._refuse(channel, step, "TooSlow", text, link)
         except NotTlsError:
             text = "this gateway speaks TLS only; leave tls=off out of the URL and give tls_ca"
             await self._refuse(channel, step, "Credentials", text)

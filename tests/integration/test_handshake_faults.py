@@ -117,6 +117,7 @@ def test_a_silent_peer_is_told_that_its_time_is_up(start: Start, step: str) -> N
         if step == "Establish":
             client.negotiate()
         answer, _ = client.receive()
+        assert answer["code"] == "TooSlow"
         assert "50 ms" in answer["text"]
         assert step in answer["text"]
         assert client.is_closed()
@@ -250,7 +251,7 @@ def test_silent_connections_in_every_place_do_not_keep_a_strategy_out(start: Sta
         with gateway.client() as client:
             client.connect()
         assert gateway.count("evicted") == 1
-        assert silent[0].receive()[0]["code"] == "Unspecified"
+        assert silent[0].receive()[0]["code"] == "TooSlow"
     finally:
         for client in silent:
             client.socket.close()

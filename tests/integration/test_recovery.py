@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from gateway_support import (
 
 import rdmaorder as ro
 from rdmaorder import journal
+from rdmaorder.gateway.protocol import encode_frame
 from rdmaorder.messages import FLAG_POSS_RESEND, SessionEventKind
 
 Start = Callable[..., GatewayProcess]
@@ -255,3 +258,35 @@ def test_without_a_journal_the_loss_of_reports_is_told(
     lost = [event for event in session.events() if event.kind == SessionEventKind.REPORTS_LOST]
     assert [(event.from_sequence, event.count) for event in lost] == [(1, 5)]
     assert np.size(session.poll()) == 0
+
+
+@pytest.mark.shm_only  # a socket file is put in the place of the gateway's
+def test_a_reconnect_whose_handshake_was_too_slow_tries_again(
+    start_gateway: StartGateway, connect: Connect, tmp_path: Path
+) -> None:
+    session = connect(start_gateway())
+    path, aside = tmp_path / "gw.sock", tmp_path / "aside.sock"
+    path.rename(aside)
+    refusal: dict[str, object] = {
+        "type": "NegotiationReject",
+        "code": "TooSlow",
+        "text": "try again",
+    }
+    refusal |= {"protocol_version": 0, "layout_version": 0, "gateway_version": ""}
+    with socket.socket(socket.AF_UNIX) as crowded:
+        crowded.bind(str(path))
+        crowded.listen()
+
+        def refuse() -> None:
+            connection, _ = crowded.accept()
+            with connection:
+                connection.recv(4096)
+                aside.rename(path)
+                connection.sendall(encode_frame(refusal))
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        session.reconnect(PATIENCE_S)
+        thread.join()
+    order(session, 1)
+    assert len(take(session, 1)) == 1

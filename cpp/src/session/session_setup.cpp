@@ -65,14 +65,16 @@ bool is_of_device(const Error& error) {
 }
 
 /// Refusals that may be gone a moment later: the gateway has not seen the end of the old link yet,
-/// or is being restarted, or ended while it was asked; and what devices need to come back.
+/// or is being restarted, or ended while it was asked, or had no place for so slow a handshake; and
+/// what devices need to come back.
 bool may_pass(const Error& error) {
   if (is_of_device(error)) return true;
   if (error.kind() == ErrorKind::kSystem || error.kind() == ErrorKind::kTimeout) return true;
   if (error.error_number() == ECONNRESET) return true;
   const std::string& code = error.code();
   return error.kind() == ErrorKind::kRefused &&
-         (code == "DuplicateId" || code == "AlreadyEstablished" || code == "Draining");
+         (code == "DuplicateId" || code == "AlreadyEstablished" || code == "Draining" ||
+          code == "TooSlow");
 }
 
 }  // namespace
