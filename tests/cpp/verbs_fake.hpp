@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -186,6 +187,8 @@ class FakeVerbs {
   std::vector<int> region_access;
   bool overflowed = false;  ///< a send queue or completion queue was given too much
   bool list_is_null = false;
+  std::chrono::milliseconds time{0};       ///< what `now` says …
+  std::chrono::milliseconds time_step{0};  ///< … and how far it moves on each time it is asked
 
  private:
   static FakeVerbs*& current() {

@@ -254,6 +254,7 @@ inline VerbsApi FakeVerbs::api() {
     return self().data_in_order;
   };
   api.sysfs = "/nonexistent";
+  api.now = [] { return std::chrono::steady_clock::time_point(self().time += self().time_step); };
   return api;
 }
 

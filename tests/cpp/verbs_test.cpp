@@ -208,6 +208,18 @@ TEST_F(VerbsOnDemandTest, LingeringWithAFullQueueWaitsForRoomForTheMarker) {
   EXPECT_FALSE(fake_.overflowed);
 }
 
+TEST_F(VerbsOnDemandTest, LingeringForAPeerThatIsSilentEndsAfterItsTime) {
+  VerbsPair pair = make();
+  words_[0] = 7;
+  ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
+  fake_.time_step = std::chrono::milliseconds{1};
+  pair.near_end->linger();
+  EXPECT_EQ(fake_.time, std::chrono::milliseconds{51}) << "50 since it was asked first";
+  EXPECT_EQ(pair.far_window.words()[0], 0U);
+  EXPECT_EQ(fake_.log.size(), 2U) << "one marker, not one a look";
+  EXPECT_EQ(pair.near_end->progress(), Status::kOk);
+}
+
 TEST_F(VerbsOnDemandTest, ClosingAsksAPeerThatMayBeGoneForNothing) {
   VerbsPair pair = make();
   ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);

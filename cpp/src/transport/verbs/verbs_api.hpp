@@ -8,6 +8,7 @@
 
 #include <infiniband/verbs.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -43,8 +44,9 @@ struct VerbsApi {
   const char* (*event_type_str)(ibv_event_type type);
   /// May be null: rdma-core before 41 has none.
   int (*query_qp_data_in_order)(ibv_qp* queue_pair, ibv_wr_opcode opcode, std::uint32_t flags);
-  /// Where /sys is; a test has its own.
+  /// Where /sys is, and the time; a test has its own.
   std::string sysfs = "/sys";
+  std::chrono::steady_clock::time_point (*now)() = std::chrono::steady_clock::now;
 };
 
 /// Opens `library` once more and fills a table. Throws Error(kTransport) that says what to install.

@@ -96,8 +96,9 @@ std::string VerbsLink::failure() const {
 // for it, but a WRITE that asked.
 void VerbsLink::linger() noexcept {
   if (cause_ != VerbsCause::kNone || !endpoint_->objects.are_own()) return;
-  const auto end = std::chrono::steady_clock::now() + kLinger;
-  while (outstanding() != 0 && std::chrono::steady_clock::now() < end) {
+  const VerbsApi& api = *endpoint_->objects.api;
+  const auto end = api.now() + kLinger;
+  while (outstanding() != 0 && api.now() < end) {
     if (!last_signalled_ && outstanding() < depth_) {
       ibv_send_wr marker = request_;
       marker.num_sge = 0;
