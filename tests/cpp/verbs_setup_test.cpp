@@ -1,5 +1,8 @@
 // Setting a verbs link up over the fake libibverbs: which device is chosen, what is registered and
 // negotiated, and every failure on the way.
+#include <filesystem>
+#include <fstream>
+
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/rdma_link.hpp"
 #include "verbs_fixture.hpp"
@@ -342,6 +345,43 @@ TEST_F(VerbsTest, InfiniBandIsReachedByItsLid) {
     EXPECT_HAS(error.what(), "different fabrics");
     EXPECT_HAS(error.what(), "is a subnet manager running there?");
   }
+}
+
+TEST_F(VerbsTest, AnInfiniBandPortWithoutGidReachesItsSubnetByLid) {
+  for (const auto& device : fake_.devices) {
+    ibv_port_attr& port = device->ports[0].attributes;
+    port.link_layer = IBV_LINK_LAYER_INFINIBAND;
+    port.lid = device->name == "fake0" ? 4 : 5;
+    device->ports[0].gids.clear();
+  }
+  fake_.devices[1]->ports[0].gids = {{parse_gid_address("fe80::9")->raw, IBV_GID_TYPE_IB}};
+  const VerbsPair pair = make();
+  for (const VerbsAddress& each : {pair.near_address, pair.far_address}) {
+    EXPECT_EQ(fake_.qp(each.qp_number).attributes.ah_attr.is_global, 0) << each.lid;
+  }
+}
+
+TEST_F(VerbsTest, AnInfiniBandPortIsFoundByTheAddressOfItsIpoibInterface) {
+  namespace fs = std::filesystem;
+  for (const auto& device : fake_.devices) {
+    device->ports[0].attributes.link_layer = IBV_LINK_LAYER_INFINIBAND;
+    device->ports[0].attributes.lid = 4;
+    device->ports[0].gids = {{parse_gid_address("fe80::9")->raw, IBV_GID_TYPE_IB}};
+  }
+  const fs::path root = fs::path(::testing::TempDir()) / ("sys" + std::to_string(getpid()));
+  const fs::path interface = root / "class/net/lo";  // the one that has 127.0.0.1 everywhere
+  fs::create_directories(interface / "device/infiniband/fake1");
+  fs::create_directories(root / "class/infiniband/fake1/device");
+  std::ofstream(root / "class/infiniband/fake1/device/numa_node") << "1\n";
+  std::ofstream(interface / "dev_port") << "0\n";
+  api_.sysfs = root;
+  const VerbsFacts facts = facts_of(by_address("127.0.0.1"));
+  EXPECT_EQ(facts.device, "fake1");
+  EXPECT_EQ(facts.why, "has 127.0.0.1");
+  EXPECT_EQ(facts.numa_node, 1);
+  std::ofstream(interface / "dev_port") << "1\n";  // of a second port, which fake1 does not have
+  EXPECT_HAS(refusal(by_address("127.0.0.1")), "IPoIB interface with the address 127.0.0.1");
+  fs::remove_all(root);
 }
 
 TEST_F(VerbsTest, AMachineWithoutDevicesSaysHowToGetOne) {

@@ -190,7 +190,9 @@ ibv_ah_attr path_to(const Endpoint& endpoint, const VerbsAddress& remote) {
   const bool roce = endpoint.port.link_layer == LinkLayer::kEthernet;
   path.dlid = roce ? std::uint16_t{0} : remote.lid;
   // RoCE always routes by GID; InfiniBand only into another subnet (other upper 64 bits).
-  const bool other_subnet = std::memcmp(remote.gid.data(), endpoint.gid.raw.data(), 8) != 0;
+  // A port without GID reaches its own subnet alone.
+  const bool other_subnet = endpoint.gid.raw != RawGid{} && remote.gid != RawGid{} &&
+                            std::memcmp(remote.gid.data(), endpoint.gid.raw.data(), 8) != 0;
   if (roce || other_subnet) {
     path.is_global = 1;
     std::memcpy(path.grh.dgid.raw, remote.gid.data(), remote.gid.size());
