@@ -384,6 +384,13 @@ TEST_F(VerbsTest, AnInfiniBandPortIsFoundByTheAddressOfItsIpoibInterface) {
   fs::remove_all(root);
 }
 
+TEST(VerbsConfigOfUrl, AShallowQueueNeedsNoSecondSetting) {
+  EXPECT_EQ(verbs_config({}, "").signal_interval, 64U);
+  EXPECT_EQ(verbs_config({{"depth", "32"}}, "").signal_interval, 16U);
+  EXPECT_EQ(verbs_config({{"depth", "32"}, {"signal_interval", "20"}}, "").signal_interval, 20U)
+      << "what was asked for is refused, not changed";
+}
+
 TEST_F(VerbsTest, AMachineWithoutDevicesSaysHowToGetOne) {
   fake_.devices.clear();
   EXPECT_HAS(refusal({}), "this machine has no RDMA device");

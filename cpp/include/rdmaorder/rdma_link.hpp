@@ -12,7 +12,8 @@
 namespace rdmaorder {
 
 /// Settings of an rdma:// URL (control::Url::options) for the verbs transport. Options that are not
-/// given keep the defaults of VerbsConfig; those of TLS are skipped.
+/// given keep the defaults of VerbsConfig, signal_interval at most half of the depth; those of TLS
+/// are skipped.
 transport::VerbsConfig verbs_config(const std::map<std::string, std::string>& options,
                                     const std::string& local_address);
 

@@ -1,5 +1,7 @@
 #include "rdmaorder/rdma_link.hpp"
 
+#include <algorithm>
+
 #include "rdmaorder/error.hpp"
 
 namespace rdmaorder {
@@ -26,6 +28,8 @@ transport::VerbsConfig verbs_config(const std::map<std::string, std::string>& op
   take(options, "mtu", config.mtu_bytes);
   take(options, "depth", config.depth);
   take(options, "inline_bytes", config.inline_bytes);
+  // Who asks for a shallow queue alone has asked for no interval.
+  config.signal_interval = std::min(config.signal_interval, config.depth / 2);
   take(options, "signal_interval", config.signal_interval);
   take(options, "timeout_exponent", config.timeout_exponent);
   take(options, "retry_count", config.retry_count);
