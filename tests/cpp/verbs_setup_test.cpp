@@ -274,7 +274,7 @@ TEST_F(VerbsTest, ANamedDeviceNeedsNoMatchingAddress) {
   config.device = "fake1";
   const VerbsFacts facts = facts_of(config);
   EXPECT_EQ(facts.gid, "10.1.0.2");
-  EXPECT_EQ(facts.why, "named; 192.0.2.1 is not its own");
+  EXPECT_EQ(facts.why, "is named; 192.0.2.1 is not its own");
 }
 
 TEST_F(VerbsTest, AnAddressOfNoDeviceIsRefusedWithTheListOfThose) {

@@ -137,7 +137,7 @@ class Chooser {
   [[nodiscard]] std::optional<Match> match_port(const OpenedDevice& device, const VerbsPort& port,
                                                 bool by_address) const {
     const bool roce = port.link_layer == LinkLayer::kEthernet;
-    const std::string given = config_.device.empty() ? "the only choice" : "named";
+    const std::string given = config_.device.empty() ? "is the only choice" : "is named";
     const std::string why = by_address ? "has " + config_.local_address : given;
     if (by_address) {
       const bool here = roce ? roce_gid(port, &*address_) != nullptr
@@ -243,7 +243,7 @@ DeviceChoice choose_device(const VerbsApi& api, const VerbsConfig& config) {
       if (!match) continue;
       if (!by_address && has_address) match->why += "; " + config.local_address + " is not its own";
       if (!has_address && config.device.empty() && devices.size() > 1) {
-        match->why = "first active of " + std::to_string(devices.size());
+        match->why = "is the first active of " + std::to_string(devices.size());
       }
       VerbsPort port = *match->port;
       if (!port.active) {
