@@ -1,9 +1,11 @@
 // The verbs transport over real devices: soft-RoCE in the test machine, or hardware. Skipped, with
 // the reason, where there is none. With two devices the ends are on different ones, so that packets
 // cross a wire; with one the device talks to itself.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstring>
 
 #include "rdmaorder/error.hpp"
 #include "transport_conformance.hpp"
@@ -83,8 +85,76 @@ class VerbsDeviceTest : public ::testing::Test {
     pclose(tool);
     return text;
   }
+  /// What the device itself says of a queue pair.
+  struct Truth {
+    ibv_qp_attr attributes{};
+    ibv_qp_init_attr initial{};
+  };
+  static Truth query(ibv_qp* queue_pair) {
+    using Query = int(ibv_qp*, ibv_qp_attr*, int, ibv_qp_init_attr*);
+    void* library = dlopen("libibverbs.so.1", RTLD_NOW | RTLD_LOCAL);
+    auto* ask = reinterpret_cast<Query*>(dlsym(library, "ibv_query_qp"));
+    Truth truth;
+    constexpr int kMask = IBV_QP_STATE | IBV_QP_ACCESS_FLAGS | IBV_QP_PORT | IBV_QP_AV |
+                          IBV_QP_PATH_MTU | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                          IBV_QP_SQ_PSN | IBV_QP_RQ_PSN | IBV_QP_DEST_QPN | IBV_QP_CAP |
+                          IBV_QP_MAX_QP_RD_ATOMIC | IBV_QP_MAX_DEST_RD_ATOMIC;
+    EXPECT_EQ(ask(queue_pair, &truth.attributes, kMask, &truth.initial), 0);
+    return truth;
+  }
   Devices devices_ = Devices::find();
 };
+
+TEST_F(VerbsDeviceTest, WhatItSaysWasGrantedIsWhatTheQueuePairHas) {
+  static ibv_qp* made = nullptr;  // a plain function captures nothing
+  static ibv_qp* (*create)(ibv_pd*, ibv_qp_init_attr*) = nullptr;
+  VerbsApi api = verbs_api();
+  create = api.create_qp;
+  api.create_qp = [](ibv_pd* domain, ibv_qp_init_attr* asked) {
+    return made = create(domain, asked);
+  };
+  VerbsConfig near = devices_.near;
+  near.depth = 40;
+  near.signal_interval = 8;
+  near.inline_bytes = 130;
+  near.mtu_bytes = 512;
+  near.timeout_exponent = 17;
+  near.retry_count = 3;
+  near.rnr_retry_count = 2;
+  near.traffic_class = 8;
+  near.service_level = 2;
+  for (const VerbsConfig& config : {devices_.near, near}) {
+    const memory::Window near_window = make_window(4096), far_window = make_window(4096);
+    auto far_endpoint = VerbsEndpoint::open(devices_.far, far_window);
+    auto near_endpoint = open_endpoint(api, config, near_window);
+    const VerbsAddress near_address = near_endpoint->local(), far_address = far_endpoint->local();
+    const auto near_end = VerbsEndpoint::connect(std::move(near_endpoint), far_address);
+    const VerbsFacts facts = near_end->facts();
+    const auto [has, initial] = query(made);
+    EXPECT_EQ(has.qp_state, IBV_QPS_RTS);
+    EXPECT_EQ(has.qp_access_flags & ~unsigned{IBV_ACCESS_LOCAL_WRITE}, IBV_ACCESS_REMOTE_WRITE);
+    EXPECT_EQ(has.port_num, facts.port);
+    EXPECT_EQ(mtu_bytes_of(has.path_mtu), facts.mtu_bytes);
+    EXPECT_EQ(4096ULL << has.timeout, facts.timeout_ns);
+    EXPECT_EQ(has.retry_cnt, facts.retry_count);
+    EXPECT_EQ(has.rnr_retry, facts.rnr_retry_count);
+    EXPECT_EQ(has.dest_qp_num, far_address.qp_number);
+    EXPECT_EQ(has.sq_psn, near_address.packet_sequence);
+    EXPECT_EQ(has.rq_psn, far_address.packet_sequence);
+    EXPECT_EQ(has.max_rd_atomic, 0) << "reads nothing of the peer's";
+    EXPECT_EQ(has.max_dest_rd_atomic, 0) << "nor lets it read";
+    EXPECT_GE(initial.cap.max_send_wr, facts.depth);
+    EXPECT_GE(initial.cap.max_inline_data, facts.inline_bytes);
+    if (facts.link_layer != "Ethernet") {  // soft-RoCE keeps no service level
+      EXPECT_EQ(has.ah_attr.sl, facts.service_level);
+      continue;
+    }
+    EXPECT_EQ(has.ah_attr.is_global, 1);
+    EXPECT_EQ(has.ah_attr.grh.sgid_index, facts.gid_index);
+    EXPECT_EQ(has.ah_attr.grh.traffic_class, facts.traffic_class);
+    EXPECT_EQ(std::memcmp(has.ah_attr.grh.dgid.raw, far_address.gid.data(), 16), 0);
+  }
+}
 
 TEST_F(VerbsDeviceTest, LeavesNoResourceBehind) {
   const std::string before = resources();
