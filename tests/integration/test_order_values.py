@@ -18,7 +18,8 @@ def test_prices_arrive_as_they_were_given(
 ) -> None:
     session = connect(start_gateway(), order_slots=64)
     for n, price in enumerate(PRICES, start=1):
-        session.new_order(n, 7, ro.BUY, kind(price), 100)
+        ord_type = ro.OrdType.MARKET if price == ro.NO_PRICE else ro.OrdType.LIMIT
+        session.new_order(n, 7, ro.BUY, kind(price), 100, ord_type=ord_type)
     assert [int(report["price"]) for report in take(session, len(PRICES))] == PRICES
 
 
