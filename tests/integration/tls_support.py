@@ -23,14 +23,30 @@ from rdmaorder.gateway.protocol import decode_body, encode_frame
 NEGOTIATE_RDMA = NEGOTIATE | {"transport": "rdma"}
 ESTABLISH_RDMA = ESTABLISH | {"window": REMOTE_WINDOW, "endpoint": ENDPOINT}
 
+_VALID = ("-days", "2")
+_EXPIRED = ("-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+
 #: PEM files that make_certificates leaves in its directory, without ".pem"; keys beside them.
 LEAVES = {
-    "gateway": ("ca", "2", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"),
-    "other-name": ("ca", "2", "subjectAltName=DNS:elsewhere.example"),
-    "expired": ("ca", "-1", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-    "strategy": ("ca", "2", "subjectAltName=DNS:strategy"),
-    "stranger": ("other-ca", "2", "subjectAltName=DNS:strategy"),
+    "gateway": ("ca", _VALID, "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"),
+    "other-name": ("ca", _VALID, "subjectAltName=DNS:elsewhere.example"),
+    "expired": ("ca", _EXPIRED, "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+    "strategy": ("ca", _VALID, "subjectAltName=DNS:strategy"),
+    "stranger": ("other-ca", _VALID, "subjectAltName=DNS:strategy"),
 }
+
+#: For openssl ca, which alone takes a date that is past in every release (3.5 refuses -days -1).
+_AUTHORITY = """[ca]
+default_ca = own
+[own]
+database = index.txt
+new_certs_dir = .
+rand_serial = yes
+default_md = sha256
+policy = any
+[any]
+commonName = supplied
+"""
 
 
 def _openssl(directory: Path, *arguments: str) -> None:
@@ -46,9 +62,11 @@ def make_certificates(directory: Path) -> Path:
         _openssl(
             directory,
             *("req", "-x509", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.pem"),
-            *("-days", "2", "-subj", f"/CN={name}"),
+            *(*_VALID, "-subj", f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign"),
         )
-    for serial, (name, (issuer, days, extension)) in enumerate(LEAVES.items(), 1):
+    (directory / "index.txt").touch()
+    (directory / "ca.cnf").write_text(_AUTHORITY, encoding="ascii")
+    for name, (issuer, validity, extension) in LEAVES.items():
         (directory / f"{name}.ext").write_text(extension + "\n", encoding="ascii")
         _openssl(
             directory,
@@ -57,9 +75,9 @@ def make_certificates(directory: Path) -> Path:
         )
         _openssl(
             directory,
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", f"{issuer}.pem"),
-            *("-CAkey", f"{issuer}.key", "-set_serial", str(serial), "-days", days),
-            *("-extfile", f"{name}.ext", "-out", f"{name}.pem"),
+            *("ca", "-batch", "-notext", "-config", "ca.cnf", *validity),
+            *("-cert", f"{issuer}.pem", "-keyfile", f"{issuer}.key"),
+            *("-in", f"{name}.csr", "-extfile", f"{name}.ext", "-out", f"{name}.pem"),
         )
     return directory
 
