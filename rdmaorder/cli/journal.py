@@ -109,9 +109,9 @@ def run_cat(args: argparse.Namespace) -> int:
 
 
 def _cat(args: argparse.Namespace) -> int:
-    from rdmaorder._journal_records import Reading
+    from rdmaorder._journal_records import Reading, require_segments
     from rdmaorder.cli.journal_records import Decoder
-    from rdmaorder.errors import InputError, JournalError
+    from rdmaorder.errors import InputError
 
     kind = RecordKind[args.kind.upper()] if args.kind else None
     show = _printer(args.format, sys.stdout)
@@ -137,8 +137,7 @@ def _cat(args: argparse.Namespace) -> int:
                 if left == 0:
                     return 0
     result = reading.result
-    if result.segment_count == 0 and result.clean:
-        raise JournalError(f"no journal in {args.directory}: it holds no segment files")
+    require_segments(args.directory, result)
     if not result.clean:
         print(f"rdmaorder: journal damaged: {result.damage}", file=sys.stderr)
         return 1
