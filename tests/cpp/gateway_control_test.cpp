@@ -226,6 +226,24 @@ TEST(GatewayAttach, ReleasesTheTransportBeforeTheMemoryThatItWasGiven) {
   EXPECT_EQ(told, std::vector<std::string>{"mapped"});
 }
 
+TEST(GatewayAttach, AsksToTryAgainWhereReportsCameFasterThanTheLink) {
+  GatewayConfig config = test_config();
+  config.backlog_limit_count = 5;
+  Rig rig(config);
+  AttachRequest request = attach_request(rig.open("a"));
+  auto made = transport_of(request);
+  request.connect = [&](const memory::Window&) {  // a queue pair takes its time
+    rig.handler->idle = [&](ReportSink& sink) {
+      for (int i = 0; i < 6; ++i) (void)sink.send(0, 1, {});
+    };
+    rig.gateway->run_pass();
+    rig.handler->idle = nullptr;
+    return std::move(made);
+  };
+  EXPECT_EQ(refusal_of([&] { rig.gateway->attach(std::move(request)); }), "TooSlow");
+  (void)rig.connect("a");
+}
+
 TEST(GatewayAttach, TakesNoSequenceThatLeavesNoRoomForFurtherOnes) {
   constexpr std::uint64_t kMost = 1ULL << 62;
   Rig rig;

@@ -178,12 +178,12 @@ class Gateway {
 
   // --- control threads
   // -----------------------------------------------------------------------------
-  /// Makes or finds the session. Throws Error(kRefused) with code BadRequest, TooManySessions or
-  /// Draining.
+  /// Makes or finds the session. Throws Error(kRefused) with code BadRequest, TooManySessions,
+  /// Draining or Unspecified (the journal cannot take a new one).
   SessionGrant open_session(const SessionRequest& request);
   /// Establishes a link. Throws Error(kRefused) with code AlreadyEstablished, BadWindow, Draining,
-  /// BadRequest (sequences above 2^62 that are not the session's own), or SessionBlocked: the
-  /// session is killed, be it while the link is being made.
+  /// BadRequest (sequences above 2^62 that are not the session's own), SessionBlocked (killed, be
+  /// it while the link is being made) or TooSlow (reports came faster than that).
   AttachResult attach(AttachRequest request);
   /// Begins a held link; `data_in_order`: what the strategy's device says of the order in which the
   /// bytes of a WRITE become visible there. False when there is none of that epoch (any more).

@@ -217,7 +217,7 @@ AttachResult Gateway::attach(AttachRequest request) {
                           result.next_order_sequence - expected,
                           result.not_applied_count != 0 ? first_missing : 0};
       if (!request.hold && !receiver_->install(*session)) {
-        refuse("SessionBlocked", "reports came faster than a link could be made; try again");
+        refuse("TooSlow", "reports came faster than a link could be made; try again");
       }
     });
     result.order_window = &session->window;

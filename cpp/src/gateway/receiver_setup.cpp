@@ -184,7 +184,7 @@ GatewaySession& Gateway::Receiver::open_session(const SessionRequest& request) {
                            request.name.data(), static_cast<std::uint32_t>(request.name.size())))) {
     throw Error(ErrorKind::kRefused,
                 "the journal cannot take a new session: " + journal_->last_error(), 0,
-                "SessionBlocked");
+                "Unspecified");
   }
   return add_session(request, index);
 }
