@@ -182,11 +182,18 @@ template <class Call>
   return refuse(state, status, Call::signature.function);
 }
 
+/// The arguments of a call that sends, each in its range and right together.
+template <class Call>
+RDMAORDER_ALWAYS_INLINE bool parse_order(PyObject* const* args, Py_ssize_t count, PyObject* names,
+                                         Values& values) {
+  return parse<Call>(args, count, names, values) && Call::check(values);
+}
+
 /// new_order(…) -> sequence; waits while the ring is full, raises when nothing was written.
 template <class Call>
 PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Values values;
-  if (!parse<Call>(args, count, names, values) || !Call::check(values)) return nullptr;
+  if (!parse_order<Call>(args, count, names, values)) return nullptr;
   SessionState* state = usable_state(self);  // after parse, which may run an __index__
   if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
@@ -199,7 +206,7 @@ PyObject* send_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyO
 template <class Call>
 PyObject* try_call(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* names) {
   Values values;
-  if (!parse<Call>(args, count, names, values) || !Call::check(values)) return nullptr;
+  if (!parse_order<Call>(args, count, names, values)) return nullptr;
   SessionState* state = usable_state(self);  // after parse, which may run an __index__
   if (state == nullptr) return nullptr;
   std::uint64_t sequence = 0;
