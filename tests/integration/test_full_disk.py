@@ -233,3 +233,25 @@ def test_what_was_answered_is_not_sent_again(
     assert not set(rejected) & set(taken)
     assert taken[-1] == 10**9
     assert taken[-4:-1] == untaken if on_gap == "resend" else not set(untaken) & set(taken)
+
+
+def test_a_run_of_lost_reports_is_one_event_and_drops_no_other(
+    disk: SmallDisk, gateway: GatewayProcess, connect: Connect
+) -> None:
+    """More of them than the strategy keeps events: what came before stays to be read."""
+    count = 600
+    session = connect(gateway, report_slots=1024)
+    disk.fill()
+    answers = [0]
+    while answers[-1] == ro.Reason.NONE:
+        answers = send_and_take(session, session.next_sequence, 200)
+    first = session.status()["next_report_sequence"]
+    session.send_batch(batch_of(count, session.next_sequence))
+    assert session.wait_applied(session.next_sequence - 1, PATIENCE_S)
+    session.reconnect(PATIENCE_S)
+    assert [e.kind for e in session.events()][-1:] == [SessionEventKind.ESTABLISHED]
+    while session.status()["next_report_sequence"] < first + count:
+        assert session.wait(PATIENCE_S)
+        assert len(session.poll()) == 0
+    told = [(e.kind, e.from_sequence, e.count) for e in session.events()]
+    assert told == [(SessionEventKind.REPORTS_LOST, first, count)]

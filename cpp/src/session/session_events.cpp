@@ -12,6 +12,14 @@ Status Session::take_event(wire::SessionEvent* event) noexcept {
 }
 
 void Session::push_event(const wire::SessionEvent& event) noexcept {
+  if (event.kind == SessionEventKind::kReportsLost && event_count_ != 0) {
+    // Each lost report has a slot of its own; a run of them is one event.
+    wire::SessionEvent& last = events_[(event_head_ + event_count_ - 1) % kEventCount];
+    if (last.kind == event.kind && last.from_sequence + last.count == event.from_sequence) {
+      last.count += event.count;
+      return;
+    }
+  }
   if (event_count_ == kEventCount) {
     event_head_ = (event_head_ + 1) % kEventCount;
     --event_count_;
