@@ -146,7 +146,8 @@ class Session(_core.SessionCore):
             await asyncio.sleep(interval_s)
 
     def resolve(self, timeout_s: float = 5.0) -> Records:
-        """The fate of every message sent without a report so far: FATE_RECORD array by sequence.
+        """The fate of every message sent without a report so far, of the last 65,536: FATE_RECORD
+        array by sequence.
 
         The facts are those of the gateway's journal; a dead link is replaced first. NOT_APPLIED and
         ANSWERED are final answers; TAKEN means journalled and handed on, without a report yet.

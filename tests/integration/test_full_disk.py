@@ -255,3 +255,32 @@ def test_a_run_of_lost_reports_is_one_event_and_drops_no_other(
         assert len(session.poll()) == 0
     told = [(e.kind, e.from_sequence, e.count) for e in session.events()]
     assert told == [(SessionEventKind.REPORTS_LOST, first, count)]
+
+
+def test_only_what_this_link_sent_is_sent_again(
+    disk: SmallDisk,
+    gateway: GatewayProcess,
+    connect: Connect,
+    start_process: Callable[..., GatewayProcess],
+) -> None:
+    """Of messages two links ago no copy is left; they are told, and nothing is made up."""
+    session = connect(gateway, on_gap="resend")
+    disk.fill()
+    answers = [0]
+    while answers[-1] == ro.Reason.NONE:
+        answers = send_and_take(session, session.next_sequence, 200)
+    first = session.next_sequence
+    session.send_batch(batch_of(5, first))
+    assert session.wait_applied(first + 4, PATIENCE_S)
+    session.reconnect(PATIENCE_S)  # and their reports are lost
+    gateway.end(signal.SIGKILL)
+    disk.free()
+    start_process(*gateway.arguments, wrapper=disk.wrapper)
+    session.reconnect(PATIENCE_S)
+    told = {e.kind: (e.from_sequence, e.count) for e in session.events()}
+    from_sequence, count = told[SessionEventKind.NOT_APPLIED]
+    assert from_sequence <= first and from_sequence + count == first + 5
+    assert SessionEventKind.RESENT not in told
+    assert order(session, 10**9) == first + 5
+    while take(session, 1)["cl_ord_id"] != 10**9:
+        pass  # of before, marked

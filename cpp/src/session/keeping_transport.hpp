@@ -37,7 +37,7 @@ class KeepingTransport final : public transport::Transport {
   void close() noexcept override { inner_->close(); }
 
   [[nodiscard]] Transport& inner() noexcept { return *inner_; }
-  /// The slot of a sequence, one of a ring's newest.
+  /// The slot of a sequence that was put over this transport, one of a ring's newest.
   void append_slot(std::uint64_t sequence, std::vector<std::uint64_t>* slots) const {
     const std::size_t slot_words = orders_.slot_bytes / 8;
     const auto* slot = &copy_[orders_.slot_index(sequence) * slot_words];

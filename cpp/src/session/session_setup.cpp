@@ -196,8 +196,9 @@ void Session::begin_link(control::Established established,
   std::vector<std::uint64_t> again;
   if (kept_ != nullptr) {
     // A gateway without records of its last orders (disk full, machine lost) may have answered
-    // them.
-    for (std::uint64_t n = end - std::min(missing, ring); n < end; ++n) {
+    // them. Copies are of the link that ends here.
+    const std::uint64_t first = established_.next_order_sequence;
+    for (std::uint64_t n = std::max(first, end - std::min(missing, ring)); n < end; ++n) {
       if (!is_answered(n)) kept_->append_slot(n, &again);
     }
   }
