@@ -2,6 +2,8 @@
 
 #include <cstring>
 #include <exception>
+#include <system_error>
+#include <thread>
 
 #include "bindings.hpp"
 #include "rdmaorder/clock.hpp"
@@ -20,8 +22,8 @@ struct HandlerReport {
 static_assert(sizeof(HandlerReport) == 64 && offsetof(HandlerReport, session_index) == 56);
 
 /// Flags of an array that numpy made and nobody changed.
-constexpr int kPlain = py::array::c_style | py::detail::npy_api::NPY_ARRAY_OWNDATA_ |
-                       py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+constexpr int kPlain = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_OWNDATA_} |
+                       int{py::detail::npy_api::NPY_ARRAY_WRITEABLE_};
 
 /// None where there is no such method.
 py::object method_of(const py::object& object, const char* name) {
@@ -31,6 +33,20 @@ py::object method_of(const py::object& object, const char* name) {
 
 void reject_unhandled(const wire::OrderRecord& order, ReportSink& sink) {
   (void)sink.send(order.session_index, order.sequence, rejection_of(order, Reason::kHandlerFailed));
+}
+
+/// In a thread of its own: since Python 3.12 the thread that deletes a state has none of its own any
+/// more for PyGILState_Ensure, whose next call there ends the process. Called with the GIL held.
+void drop_state(PyThreadState* state) noexcept {
+  const py::gil_scoped_release release;
+  try {
+    std::thread([state] {
+      PyEval_RestoreThread(state);
+      PyThreadState_Clear(state);
+      PyThreadState_DeleteCurrent();
+    }).join();
+  } catch (const std::system_error&) {  // no thread can be started; the interpreter keeps the state
+  }
 }
 
 }  // namespace
@@ -84,10 +100,7 @@ PythonHandler::~PythonHandler() {
 #else
   const bool finalizing = _Py_IsFinalizing() != 0;
 #endif
-  if (thread_state_ != nullptr && !finalizing) {
-    PyThreadState_Clear(thread_state_);
-    PyThreadState_Delete(thread_state_);
-  }
+  if (thread_state_ != nullptr && !finalizing) drop_state(thread_state_);
   on_order_ = py::object();
   on_orders_ = py::object();
   recover_ = py::object();

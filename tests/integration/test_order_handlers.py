@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -325,3 +328,22 @@ def test_a_wrong_answer_is_refused_and_sends_nothing(
 def test_an_order_comes_from_a_gateway_only() -> None:
     with pytest.raises(TypeError, match=r"cannot create 'rdmaorder\._core\.Order' instances"):
         ro.Order()
+
+
+def test_the_thread_that_drops_a_gateway_stays_known_to_python(
+    tmp_path: Path, connect: Connect
+) -> None:
+    """Since Python 3.12 a thread that deletes the state of another loses its own, and the next
+    PyGILState_Ensure there ends the process."""
+    known = ctypes.pythonapi.PyGILState_GetThisThreadState
+    known.restype = ctypes.c_void_p
+    before = known()
+    gateway = ro.Gateway(listen=f"shm://{tmp_path}/gw.sock", handler=Accept()).start()
+    session = connect(gateway)
+    order(session, 1)
+    assert len(take(session, 1)) == 1
+    session.close()
+    gateway.stop()
+    del gateway
+    gc.collect()
+    assert known() == before
