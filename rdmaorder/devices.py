@@ -43,8 +43,8 @@ def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
     ``source``: what to ask, by default listing_source(). What pyverbs cannot read is asked of
     libibverbs again, whose errors say more.
 
-    Raises TransportError without libibverbs, or where pyverbs is asked for and fails; ConfigError
-    where it is asked for and cannot be imported."""
+    Raises TransportError without libibverbs, where it finds none of the kernel's devices, or where
+    pyverbs is asked for and fails; ConfigError where it is asked for and cannot be imported."""
     if source == "pyverbs" and listing_source() != "pyverbs":
         raise ConfigError(
             "pyverbs cannot be imported by this Python: apt-get install python3-pyverbs (for "
@@ -69,7 +69,7 @@ def list_devices(source: Source | None = None) -> list[dict[str, Any]]:
                 "libibverbs says more"
             ) from error
         return _core.rdma_devices()
-    if source is None and any(device["unusable"] for device in found):
+    if source is None and (not found or any(device["unusable"] for device in found)):
         return _core.rdma_devices()
     return found
 

@@ -211,7 +211,11 @@ TEST_F(VerbsTest, RefusesAnAddressThatNoPeerCanMean) {
   EXPECT_HAS(with([](auto& a) { a.window_address = UINT64_MAX - 7; }), "wraps");
   EXPECT_HAS(with([](auto& a) { a.mtu_bytes = 0; }), "MTU 0");
   EXPECT_HAS(with([](auto& a) { a.link_layer = LinkLayer::kInfiniBand; }), "different fabrics");
-  EXPECT_HAS(with([](auto& a) { a.gid = parse_gid_address("fe80::2")->raw; }), "IP versions");
+  const std::string bare = with([](auto& a) { a.gid = parse_gid_address("fe80::2")->raw; });
+  EXPECT_HAS(bare, "GIDs 10.1.0.1 of fake0 (Ethernet) and fe80::2 of the peer are of different IP");
+  EXPECT_HAS(bare, "an interface without an IP address has a link-local GID alone");
+  EXPECT_EQ(with([](auto& a) { a.gid = parse_gid_address("fd10::2")->raw; }).find("link-local"),
+            std::string::npos);
   EXPECT_EQ(fake_.live_count(), 0U);
 }
 
@@ -288,8 +292,11 @@ TEST_F(VerbsTest, AnAddressOfNoDeviceIsRefusedWithTheListOfThose) {
 TEST_F(VerbsTest, APortThatIsDownIsRefusedAndSkippedWhereThereIsAnother) {
   fake_.devices[0]->ports[0].attributes.state = IBV_PORT_DOWN;
   EXPECT_HAS(refusal(by_address("10.1.0.1")), "fake0 port 1 is down");
-  EXPECT_HAS(refusal(on("fake0")), "no active port");
+  EXPECT_HAS(refusal(on("fake0")),
+             "fake0 has no active port with a RoCE v2 GID; here: fake0 port 1");
   EXPECT_EQ(facts_of({}).device, "fake1");
+  fake_.devices[1]->ports[0].attributes.state = IBV_PORT_DOWN;
+  EXPECT_HAS(refusal({}), "no RDMA device has an active port with a RoCE v2 GID; here: fake0 port");
 }
 
 TEST_F(VerbsTest, RoceV1IsNotUsed) {
@@ -317,8 +324,11 @@ TEST_F(VerbsTest, ANamedGidIndexAndPortAreTakenOrRefused) {
   config.gid_index = 0;
   EXPECT_EQ(facts_of(config).gid, "fe80::1");
   config.gid_index = 3;
-  EXPECT_HAS(refusal(config), "index 3");
-  config.gid_index = -1;
+  EXPECT_HAS(refusal(config), "fake0 does not have, on a fitting port, a usable GID");
+  EXPECT_HAS(refusal(config), "at index 3; here: fake0 port 1 active");
+  config.device.clear();
+  EXPECT_HAS(refusal(config), "no RDMA device has, on a fitting port, a usable GID");
+  config = on("fake0");
   config.port = 2;
   EXPECT_HAS(refusal(config), "fake0 has no port 2");
 }
@@ -397,6 +407,29 @@ TEST_F(VerbsTest, AMachineWithoutDevicesSaysHowToGetOne) {
   fake_.list_is_null = true;
   EXPECT_HAS(refusal({}), "this machine has no RDMA device");
   EXPECT_TRUE(list_verbs_devices(api_).empty());
+}
+
+TEST_F(VerbsTest, DevicesOfTheKernelThatTheLibraryLeavesOutAreNamed) {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::path(::testing::TempDir()) / ("sys" + std::to_string(getpid()));
+  fs::create_directories(root / "class/infiniband/mlx5_0");
+  api_.sysfs = root;
+  EXPECT_EQ(facts_of({}).device, "fake0") << "it is no matter where the library finds some";
+  fake_.devices.clear();
+  EXPECT_HAS(refusal({}), "the kernel has the RDMA devices mlx5_0, libibverbs finds none of them");
+  EXPECT_HAS(refusal(on("mlx5_0")), "ibverbs-providers");
+  EXPECT_THROW((void)list_verbs_devices(api_), Error);
+  fs::remove_all(root);
+}
+
+TEST_F(VerbsTest, ADeviceThatCannotBeOpenedForWantOfDescriptorsNamesThatLimit) {
+  api_.open_device = [](ibv_device*) -> ibv_context* {
+    errno = EMFILE;
+    return nullptr;
+  };
+  const std::string text = refusal(on("fake0"));
+  EXPECT_HAS(text, "open on fake0: Too many open files; raise the limit of open files (ulimit -n");
+  EXPECT_EQ(text.find("readable and writable"), std::string::npos) << text;
 }
 
 TEST_F(VerbsTest, AnUnusableDeviceIsNoObstacleToAnother) {

@@ -175,6 +175,19 @@ def test_where_pyverbs_fails_the_function_table_is_asked(monkeypatch: pytest.Mon
         devices.list_devices("pyverbs")
 
 
+def test_a_list_without_devices_is_asked_of_libibverbs_which_knows_those_of_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hidden() -> list[Any]:
+        raise TransportError("the kernel has the RDMA devices mlx5_0, libibverbs finds none")
+
+    put_fake_pyverbs(monkeypatch, list)
+    monkeypatch.setattr(_core, "rdma_devices", hidden)
+    with pytest.raises(TransportError, match="the kernel has the RDMA devices mlx5_0"):
+        devices.list_devices()
+    assert devices.list_devices("pyverbs") == []
+
+
 def test_a_gid_whose_interface_is_in_another_network_namespace_is_shown_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -51,6 +51,7 @@ def run_strategy(url: str, *wrapper: str, memlock: int | None = None) -> str:
         ("device=mlx5_7", r"no RDMA device 'mlx5_7'; this machine has .*{device}"),
         ("device={device}&port=3", r"{device} has no port 3"),
         ("gid_index=200", r"index 200.*leave gid_index out"),
+        ("device={device}&gid_index=200", r"{device} does not have, .*, a usable GID .*index 200"),
         ("depth=65536", r"beyond the \d+ that {device} port 1 takes; use a smaller one"),
         ("depth=8&signal_interval=5", r"signal_interval = 5 is outside 1 \.\. 4"),
         ("gid_index=0", r"different IP versions; connect through an address of the other version"),
@@ -125,6 +126,17 @@ def test_a_machine_without_libibverbs_says_what_to_install(
     said = run_strategy(url, "unshare", "--mount", "sh", "-c", hide, "sh")
     assert "rdma:// needs libibverbs.so.1, which cannot be opened" in said, said
     assert "apt-get install libibverbs1 ibverbs-providers" in said
+
+
+def test_devices_that_the_library_leaves_out_are_named_with_the_remedy(
+    start_gateway: StartGateway, soft: Wire
+) -> None:
+    url = strategy_url(start_gateway().url)
+    # As in a container: the kernel's /sys is there, the device files are not.
+    hide = 'mount -t tmpfs none /dev/infiniband && exec "$@"'
+    said = run_strategy(url, "unshare", "--mount", "sh", "-c", hide, "sh")
+    assert f"the kernel has the RDMA devices {soft.near.device}, {soft.far.device}, " in said, said
+    assert "a container --device=/dev/infiniband" in said
 
 
 def test_a_host_nobody_answers_for_costs_the_time_given(wire: Wire) -> None:

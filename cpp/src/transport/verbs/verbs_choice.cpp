@@ -166,7 +166,6 @@ class Chooser {
 
 [[noreturn]] void throw_no_match(const VerbsConfig& config, const Candidates& candidates) {
   const std::string here = "; here: " + describe(candidates);
-  const std::string what = config.device.empty() ? "no RDMA device" : config.device;
   if (config.port != 0) {
     for (const OpenedDevice& device : candidates.opened) {
       if (config.port <= device.facts.ports.size()) continue;
@@ -176,9 +175,8 @@ class Chooser {
   }
   if (config.gid_index >= 0) {
     throw Error(ErrorKind::kConfig,
-                what +
-                    " has, on a fitting port, a usable GID (RoCE v2 on Ethernet) at "
-                    "index " +
+                (config.device.empty() ? "no RDMA device has" : config.device + " does not have") +
+                    ", on a fitting port, a usable GID (RoCE v2 on Ethernet) at index " +
                     std::to_string(config.gid_index) + here +
                     "; leave gid_index out to have it chosen");
   }
@@ -189,7 +187,8 @@ class Chooser {
                     "; connect through the address of an RDMA interface, or name one with device=");
   }
   throw Error(ErrorKind::kTransport,
-              what + " offers no active port with a RoCE v2 GID" + here +
+              (config.device.empty() ? "no RDMA device has an" : config.device + " has no") +
+                  " active port with a RoCE v2 GID" + here +
                   "; bring the interface up and give it an IP address (the GID follows), and on "
                   "RoCE v1 hardware enable RoCE v2");
 }

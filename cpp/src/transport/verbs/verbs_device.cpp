@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "rdmaorder/error.hpp"
 #include "rdmaorder/memory/unique_fd.hpp"
@@ -86,6 +88,24 @@ VerbsPort port_of(const VerbsApi& api, ibv_context* context, const std::string& 
   return port;
 }
 
+/// libibverbs leaves out, without a word, a device whose provider or device file is missing.
+void check_kernel_has_none(const VerbsApi& api) {
+  std::set<std::string> found;
+  std::error_code error;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(api.sysfs + "/class/infiniband", error)) {
+    found.insert(entry.path().filename().string());
+  }
+  if (found.empty()) return;
+  std::string names;
+  for (const std::string& name : found) names += (names.empty() ? "" : ", ") + name;
+  throw Error(ErrorKind::kTransport,
+              "the kernel has the RDMA devices " + names +
+                  ", libibverbs finds none of them: install their providers (apt-get install "
+                  "ibverbs-providers, dnf install libibverbs), load the module ib_uverbs, and give "
+                  "a container --device=/dev/infiniband");
+}
+
 }  // namespace
 
 std::optional<GidAddress> parse_gid_address(const std::string& address) {
@@ -138,11 +158,15 @@ OpenedDevice open_device(const VerbsApi& api, ibv_device* device) {
   errno = 0;
   OpenedDevice opened{own(api, api.open_device(device)), {}, {}};
   if (!opened.context) {
+    const int error = errno;
     throw_verbs(
-        "open", name, errno,
-        "/dev/infiniband/uverbs* must be readable and writable for this user (group rdma, or "
-        "--device=/dev/infiniband for a container), and its provider installed "
-        "(ibverbs-providers)");
+        "open", name, error,
+        error == EMFILE || error == ENFILE
+            ? "raise the limit of open files (ulimit -n, LimitNOFILE= in the systemd unit); each "
+              "link takes some"
+            : "/dev/infiniband/uverbs* must be readable and writable for this user (group rdma, or "
+              "--device=/dev/infiniband for a container), and its provider installed "
+              "(ibverbs-providers)");
   }
   if (const int error = api.query_device(opened.context.get(), &opened.limits); error != 0) {
     throw_verbs("query device", name, error);
@@ -171,6 +195,7 @@ DeviceList get_device_list(const VerbsApi& api) {
     throw_verbs("list", "RDMA devices", errno, "is the module ib_uverbs loaded?");
   }
   if (!result.list) result.count = 0;
+  if (result.count == 0) check_kernel_has_none(api);
   return result;
 }
 

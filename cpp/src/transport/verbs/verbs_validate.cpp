@@ -109,10 +109,14 @@ void validate_remote(const Endpoint& endpoint, const VerbsAddress& remote) {
   } else if (is_no_unicast(remote.gid)) {
     bad("GID " + gid_text(remote.gid) + " is no address of one interface");
   } else if (is_mapped_v4(remote.gid) != is_mapped_v4(endpoint.gid.raw)) {
+    const bool bare = is_link_local(remote.gid) || is_link_local(endpoint.gid.raw);
     throw Error(ErrorKind::kTransport,
-                "GIDs " + endpoint.gid.text + " (" + own_end + ") and " + gid_text(remote.gid) +
-                    " (peer) are of different IP versions; connect through an address of the other "
-                    "version, or name gid_index=");
+                "GIDs " + endpoint.gid.text + " of " + own_end + " and " + gid_text(remote.gid) +
+                    " of the peer are of different IP versions; connect through an address of the "
+                    "other version, or name another gid_index=" +
+                    (bare ? "; an interface without an IP address has a link-local GID alone, so "
+                            "give it one"
+                          : ""));
   }
   const std::uint32_t asked = endpoint.config.mtu_bytes;
   if (asked > remote.mtu_bytes) {
