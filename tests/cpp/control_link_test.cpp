@@ -94,13 +94,15 @@ TEST_F(ControlLink, is_gone_after_garbage) {
     const UniqueFd gateway(ends[1]);
     Peer(gateway.get()).send(data);
     EXPECT_EQ(own->check(&text_), PeerCheck::kGone);
-    EXPECT_NE(text_, "");
+    EXPECT_TRUE(text_.starts_with("it sent ")) << text_;
   }
 }
 
-TEST_F(ControlLink, is_gone_on_a_descriptor_that_is_no_socket) {
+TEST_F(ControlLink, is_gone_with_the_systems_words_where_the_socket_fails) {
   EXPECT_EQ(make_plain_connection(UniqueFd())->check(&text_), PeerCheck::kGone);
+  EXPECT_EQ(text_, "receive from the control socket: Bad file descriptor");
   EXPECT_EQ(make_plain_connection(make_memfd(64, 0))->check(&text_), PeerCheck::kGone);
+  EXPECT_EQ(text_, "receive from the control socket: Socket operation on non-socket");
 }
 
 TEST_F(ControlLink, ends_with_the_last_applied_sequence_confirmed) {

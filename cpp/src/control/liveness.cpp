@@ -63,8 +63,8 @@ PeerCheck tell(const Look& seen, std::string* text) noexcept {
     *text = seen.code;
     if (!seen.code.empty() && !seen.text.empty()) *text += ": ";
     *text += seen.text;
-    if (text->empty()) *text = "it sent something that is no control message";
-  } catch (...) {  // no memory for the words; the state is told all the same
+    if (text->empty()) *text = "no memory to read what it sent";
+  } catch (...) {  // nor for the words; the state is told all the same
     text->clear();
   }
   return seen.state;
@@ -82,7 +82,7 @@ bool LiveConnection::fetch() {
     if (available_.size() >= kFrameHeaderBytes) {
       const std::uint32_t length = body_length_bytes(available_.data());
       if (length == 0) {
-        throw Error(ErrorKind::kHandshake, "it sent something that is no control frame");
+        throw Error(ErrorKind::kHandshake, "a frame's length is 0 or beyond the limit");
       }
       frame_bytes += length;
       if (available_.size() == frame_bytes) return true;
@@ -126,8 +126,14 @@ Look LiveConnection::judge() {
 
 Look LiveConnection::look() noexcept {
   try {
-    return judge();
-  } catch (...) {  // a frame that is none of ours, a broken connection, or no memory
+    try {
+      return judge();
+    } catch (const Error& error) {  // a frame that is none of ours, or a broken connection
+      const bool is_garbage = error.kind() == ErrorKind::kHandshake;
+      return gone((is_garbage ? "it sent something that is no control message: " : std::string()) +
+                  error.what());
+    }
+  } catch (...) {  // no memory
     Look failed;
     failed.state = PeerCheck::kGone;
     return failed;
