@@ -59,9 +59,11 @@ Resolved look_up(const std::string& host, std::uint16_t port, int flags) {
   return result;
 }
 
-[[noreturn]] void throw_timeout(const Url& url, const std::string& what, const Deadline& deadline) {
+[[noreturn]] void throw_timeout(const Url& url, const char* what, const Deadline& deadline,
+                                const char* remedy) {
   throw Error(ErrorKind::kTimeout, "connect to " + tcp_peer_name(url) + ": " + what + " within " +
-                                       std::to_string(deadline.timeout_ns() / 1'000'000) + " ms");
+                                       std::to_string(deadline.timeout_ns() / 1'000'000) + " ms; " +
+                                       remedy);
 }
 
 /// getaddrinfo knows no deadline: for a name it runs in a thread of its own, which is left behind
@@ -76,7 +78,10 @@ std::vector<Address> resolve(const Url& url, const Deadline& deadline) {
     }).detach();
     while (answer.wait_for(std::chrono::milliseconds(deadline.slice_ms())) !=
            std::future_status::ready) {
-      if (deadline.remaining_ms() == 0) throw_timeout(url, "the name was not resolved", deadline);
+      if (deadline.remaining_ms() == 0) {
+        throw_timeout(url, "the name was not resolved", deadline,
+                      "check the name and its server, or give an IP address");
+      }
     }
     resolved = answer.get();
   }
@@ -176,7 +181,7 @@ TcpSocket connect_tcp(const Url& url, const Deadline& deadline) {
       return made;
     }
   }
-  if (error == ETIMEDOUT) throw_timeout(url, "nobody answered", deadline);
+  if (error == ETIMEDOUT) throw_timeout(url, "nobody answered", deadline, remedy_of(error));
   throw_errno("connect to", tcp_peer_name(url), error, remedy_of(error));
 }
 
