@@ -21,7 +21,7 @@ namespace {
 using memory::UniqueFd;
 
 // A host that falls silent is noticed after about four seconds: probes after one second of silence,
-// one a second, three unanswered. Bytes sent may stay unacknowledged for as long.
+// one a second, three unanswered. Bytes sent may stay unacknowledged for as long, a SYN among them.
 constexpr int kKeepIdleS = 1;
 constexpr int kKeepIntervalS = 1;
 constexpr int kKeepCount = 3;
@@ -162,25 +162,27 @@ std::string tcp_peer_name(const Url& url) {
 TcpSocket connect_tcp(const Url& url, const Deadline& deadline) {
   const std::vector<Address> addresses = resolve(url, deadline);
   int error = ENOENT;
-  for (std::size_t i = 0; i < addresses.size(); ++i) {
-    UniqueFd fd(::socket(addresses[i].storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                         IPPROTO_TCP));
-    if (!fd) {
-      error = errno;
-      continue;
+  do {  // the kernel gives an attempt up after kUserTimeoutMs
+    for (std::size_t i = 0; i < addresses.size(); ++i) {
+      UniqueFd fd(::socket(addresses[i].storage.ss_family,
+                           SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
+      if (!fd) {
+        error = errno;
+        continue;
+      }
+      set_options(fd.get());
+      // An address that swallows packets leaves time for those after it.
+      const auto left = static_cast<int>(addresses.size() - i);
+      error = try_connect(fd.get(), addresses[i], std::max(1, deadline.remaining_ms() / left));
+      if (error == 0) {
+        TcpSocket made;
+        made.local_address = numeric(fd.get(), ::getsockname);
+        made.peer_address = numeric(fd.get(), ::getpeername);
+        made.fd = std::move(fd);
+        return made;
+      }
     }
-    set_options(fd.get());
-    // An address that swallows packets leaves time for those after it.
-    const auto left = static_cast<int>(addresses.size() - i);
-    error = try_connect(fd.get(), addresses[i], std::max(1, deadline.remaining_ms() / left));
-    if (error == 0) {
-      TcpSocket made;
-      made.local_address = numeric(fd.get(), ::getsockname);
-      made.peer_address = numeric(fd.get(), ::getpeername);
-      made.fd = std::move(fd);
-      return made;
-    }
-  }
+  } while (error == ETIMEDOUT && deadline.remaining_ms() > 0);
   if (error == ETIMEDOUT) throw_timeout(url, "nobody answered", deadline, remedy_of(error));
   throw_errno("connect to", tcp_peer_name(url), error, remedy_of(error));
 }
