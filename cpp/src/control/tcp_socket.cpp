@@ -70,7 +70,8 @@ Resolved look_up(const std::string& host, std::uint16_t port, int flags) {
 /// when time is up.
 std::vector<Address> resolve(const Url& url, const Deadline& deadline) {
   Resolved resolved = look_up(url.host, url.port, AI_NUMERICHOST);
-  if (resolved.status == EAI_NONAME) {
+  const bool is_name = url.host.find(':') == std::string::npos;  // no IPv6 address
+  if (resolved.status == EAI_NONAME && is_name) {
     auto promise = std::make_shared<std::promise<Resolved>>();
     std::future<Resolved> answer = promise->get_future();
     start_thread("a thread to resolve " + url.host, [promise, host = url.host, port = url.port] {
@@ -147,6 +148,8 @@ const char* remedy_of(int error) {
       return "there is no route: check the address, the interface and the firewall";
     case EADDRNOTAVAIL:
       return "this machine has no address of that kind; check the interface";
+    case EINVAL:
+      return "a link-local address needs its interface: [fe80::1%eth0]";
     default:
       return "check the address and the firewall";
   }

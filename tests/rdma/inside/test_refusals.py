@@ -144,3 +144,17 @@ def test_a_host_nobody_answers_for_costs_the_time_given(wire: Wire) -> None:
     told = rf"{host}:9000: .*; .*check the address"
     with pytest.raises((ro.ConnectTimeout, ro.SystemFailure), match=told):
         ro.connect(f"rdma://{host}:9000?tls=off", "alpha", **LENIENT | {"connect_timeout_s": 1})
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("fe80::1", r"a link-local address needs its interface: \[fe80::1%eth0\]"),
+        ("fe80::1%nope", r"host fe80::1%nope: .*; check the name or give an IP address"),
+    ],
+)
+def test_a_link_local_address_without_its_interface_is_refused_at_once(
+    soft: Wire, host: str, told: str
+) -> None:
+    with pytest.raises(ro.SystemFailure, match=told):
+        ro.connect(f"rdma://[{host}]:9000?tls=off", "alpha", connect_timeout_s=2)
