@@ -290,7 +290,8 @@ TEST_F(VerbsTest, FenceStopsThePeerAndTellsBothEnds) {
   ASSERT_EQ(pair.near_end->put(0, words_, 64), Status::kOk);
   EXPECT_EQ(pair.far_window.words()[0], 0U);
   EXPECT_EQ(pair.near_end->progress(), Status::kTransport);
-  EXPECT_HAS(pair.near_end->failure(), "fenced (kill switch)");
+  EXPECT_HAS(pair.near_end->failure(),
+             "it is fenced, and the peer ends the link; its log says why");
   EXPECT_EQ(pair.far_end->progress(), Status::kTransport) << "the tripwire, without a put";
   EXPECT_HAS(pair.far_end->failure(), "queue pair went to error");
 }
