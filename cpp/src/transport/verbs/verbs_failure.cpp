@@ -20,10 +20,8 @@ const char* meaning_of(ibv_wc_status status) noexcept {
              "the peer reconnected; establish a new link";
     case IBV_WC_REM_INV_REQ_ERR:
       return "the peer's queue pair does not permit WRITEs any more: it is fenced, and the peer "
-             "ends "
-             "the link; its log says why (kill switch, a handshake that was too slow …); establish "
-             "a "
-             "new link";
+             "ends the link; its log says why (kill switch, a handshake that was too slow …); "
+             "establish a new link";
     case IBV_WC_REM_OP_ERR:
       return "the peer's device could not carry the WRITE out; see dmesg on the peer";
     case IBV_WC_WR_FLUSH_ERR:
