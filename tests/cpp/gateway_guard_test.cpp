@@ -404,7 +404,7 @@ TEST(JournalledGateway, RefusesWhatTheJournalCannotTakeAndLetsCancelsPass) {
   EXPECT_EQ(reports[0].report.reason, Reason::kJournalUnavailable);
   EXPECT_EQ(reports[1].report.reason, Reason::kNone);
   EXPECT_EQ(rig.handler->sequences(), range(2, 2));
-  EXPECT_EQ(refusal_of([&] { rig.open("new one"); }), "SessionBlocked");
+  EXPECT_EQ(refusal_of([&] { rig.open("new one"); }), "Unspecified");
   rig.journal->full = false;  // room again
   ASSERT_EQ(strategy.send(), Status::kOk);
   rig.settle();
