@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,19 @@ _HOST = (
     ("cpu", "processor"),
     ("kernel", "kernel"),
     ("hypervisor", "virtual machine"),
+    ("command_line", "command line of the kernel"),
     ("isolated", "isolated processors"),
+    ("nohz_full", "processors without a tick"),
+    ("cpu_count", "number of processors"),
     ("smt", "simultaneous multithreading"),
+    ("clocksource", "clock source"),
     ("huge_pages", "huge pages"),
     ("transparent_huge_pages", "transparent huge pages"),
 )
+#: And of the processors that either end was pinned to.
+_PINNED = (("governor", "governor"), ("c_states", "C-states"), ("numa_node", "NUMA node"))
+#: What a level's ends say of themselves that differs from call to call, or tells nothing of a time.
+_OWN = {"gid", "gid_index", "journal", "server", "verbs", "why"}
 #: (path in the file, what it is): where these differ the files are not about the same thing.
 _SAME = (
     ("plan.transport", "transport"),
@@ -218,6 +226,10 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _at(content: Any, path: str) -> Any:
     value = content
     for key in path.split("."):
@@ -225,22 +237,48 @@ def _at(content: Any, path: str) -> Any:
     return value
 
 
-def _governors(content: dict[str, Any], host: str) -> str:
-    return ", ".join(str(_at(each, "governor")) for each in _list(_at(content, f"{host}.pinned")))
+def _pinned(content: dict[str, Any], host: str, key: str) -> str:
+    found = (_dict(each).get(key) for each in _list(_at(content, f"{host}.pinned")))
+    return "; ".join(str(each) for each in found if each is not None)
+
+
+def _devices(content: dict[str, Any], host: str) -> str:
+    """Firmware and place of the RDMA devices, where orders went through one."""
+    if _at(content, "plan.transport") != "rdma":
+        return ""
+    keys = ("name", "firmware", "numa_node")
+    devices = _list(_at(content, f"{host}.devices"))
+    return "; ".join(", ".join(f"{key} {_at(each, key)}" for key in keys) for each in devices)
+
+
+def _end_facts(level: dict[str, Any]) -> dict[str, Any]:
+    """What a level's ends were granted: windows, slots, the queue pair, the journal's folder."""
+    granted = {**_dict(_at(level, "ends")), **_dict(_at(level, "ends.verbs"))}
+    facts = {key: value for key, value in granted.items() if key not in _OWN}
+    if "journal" in granted:  # in a folder that is new for each measurement
+        facts["journal"] = str(Path(str(granted["journal"])).parent.parent)
+    return facts
+
+
+def _end_pairs(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in before["levels"]:
+        if name in after["levels"]:
+            a, b = (_end_facts(content["levels"][name]) for content in (before, after))
+            yield from ((f"{key} of {name}", a.get(key), b.get(key)) for key in {**a, **b})
 
 
 def unlike(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two measurements that should not."""
     pairs = [(what, _at(before, path), _at(after, path)) for path, what in _SAME]
-    pairs += [
-        (what, _governors(before, host), _governors(after, host))
-        for host, what in (
-            ("environment", "governors of the processors"),
-            ("server_environment", "governor of the server's processor"),
-        )
-    ]
+    for host, whose in (("environment", ""), ("server_environment", " of the server")):
+        for key, what in _PINNED:
+            a, b = (_pinned(content, host, key) for content in (before, after))
+            pairs.append((f"{what} of the pinned processors{whose}", a, b))
+        a, b = (_devices(content, host) for content in (before, after))
+        pairs.append((f"RDMA devices{whose}", a, b))
     what = "placement of the two processors"
     pairs.append((what, before.get("placement"), after.get("placement")))
+    pairs += _end_pairs(before, after)
     return [f"{what}: {a} and {b}" for what, a, b in pairs if a != b]
 
 

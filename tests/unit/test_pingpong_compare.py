@@ -128,7 +128,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return content
 
 
-RUN = "levels.session.runs.1"
+RUN, ENDS = "levels.session.runs.1", "levels.session.ends"
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,51 @@ def test_a_run_that_lacks_something_is_refused(tmp_path: Path, name: str, compla
         ("environment.smt", "off", "simultaneous multithreading"),
         ("environment.huge_pages", 64, "huge pages"),
         ("environment.transparent_huge_pages", "never", "transparent huge pages"),
-        ("environment.pinned", [{"governor": "powersave"}], "governors of the processors"),
+        ("environment.command_line", "mitigations=off", "command line of the kernel"),
+        ("environment.nohz_full", "2-3", "processors without a tick"),
+        ("environment.cpu_count", 64, "number of processors"),
+        ("environment.clocksource", "hpet", "clock source"),
+        ("environment.pinned", [{"governor": "x"}], "governor of the pinned processors"),
+        ("environment.pinned", [{"c_states": "C1, C6"}], "C-states of the pinned processors"),
+        ("environment.pinned", [{"numa_node": 1}], "NUMA node of the pinned processors"),
+        (f"{ENDS}.huge_pages", True, "huge_pages of session"),
+        (f"{ENDS}.numa_node", 1, "numa_node of session"),
+        (f"{ENDS}.journal", "/mnt/a/rdmaorder-pingpong-x/1.journal", "journal of session"),
+        (f"{ENDS}.verbs", {"mtu_bytes": 1024}, "mtu_bytes of session"),
+        (f"{ENDS}.verbs", {"firmware": "28.1"}, "firmware of session"),
         ("server_environment.cpu", "another", "processor of the server"),
         ("server_environment.kernel", "another", "kernel of the server"),
         ("server_environment.hypervisor", True, "virtual machine of the server"),
         ("server_environment.isolated", "2-3", "isolated processors of the server"),
-        ("server_environment.pinned", [{"governor": "x"}], "governor of the server's processor"),
+        (
+            "server_environment.pinned",
+            [{"governor": "x"}],
+            "governor of the pinned processors of the server",
+        ),
     ],
 )
 def test_whatever_a_time_depends_on_has_to_be_alike(path: str, value: Any, what: str) -> None:
     (difference,) = comparing.unlike(result(OLD), changed(path, value))
     assert difference.startswith(f"{what}: ")
+
+
+@pytest.mark.parametrize("own", ["why", "gid", "server"])
+def test_what_differs_from_call_to_call_is_no_difference(own: str) -> None:
+    folders = (f"/tmp/rdmaorder-pingpong-{name}/1.journal" for name in "ab")
+    one, other = (changed(ENDS, {"journal": path, own: path}) for path in folders)
+    assert comparing.unlike(one, other) == []
+    assert comparing.unlike(one, changed(f"{ENDS}.verbs", 7))  # damaged: a difference at the most
+
+
+def test_the_devices_of_either_end_have_to_be_alike_where_orders_went_over_one() -> None:
+    def measured(transport: str, firmware: str) -> dict[str, Any]:
+        content = changed("plan.transport", transport)
+        content["server_environment"] = {"devices": [{"name": "mlx5_0", "firmware": firmware}]}
+        return content
+
+    assert comparing.unlike(measured("shm", "28.1"), measured("shm", "28.2")) == []
+    (difference,) = comparing.unlike(measured("rdma", "28.1"), measured("rdma", "28.2"))
+    assert difference.startswith("RDMA devices of the server: name mlx5_0, firmware 28.1,")
 
 
 def test_a_level_that_one_side_lacks_is_no_pass(tmp_path: Path) -> None:
