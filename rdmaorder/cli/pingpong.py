@@ -52,7 +52,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="both ends on this host (default shm): two processes, or with inproc two threads",
     )
     where.add_argument("--address", metavar="IP", help="own address for --transport rdma")
-    where.add_argument("-d", "--device", metavar="DEV", help="RDMA device (default: the address's)")
+    where.add_argument(
+        "-d", "--device", metavar="DEV", help="RDMA device to send through (default: the address's)"
+    )
     where.add_argument(
         "--server-device", metavar="DEV", help="the answering end's, for --transport rdma"
     )
@@ -86,9 +88,7 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         "--rate", type=float, metavar="R", help="orders a second, answered or not (open loop)"
     )
     what.add_argument("--replay", type=Path, metavar="FILE", help="pace of recorded order flow")
-    what.add_argument(
-        "--speed", type=float, default=1.0, metavar="F", help="replay so much faster (default 1)"
-    )
+    what.add_argument("--speed", type=float, metavar="F", help="replay so much faster (default 1)")
     what.add_argument("--journal", metavar="DIR", help="where the journal levels keep theirs")
     what.add_argument(
         "--waterfall",
@@ -177,22 +177,13 @@ def _address(option: str, url: str) -> Address:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rdmaorder.errors import ConfigError
+    from rdmaorder.pingpong.options import check_options
     from rdmaorder.pingpong.output import open_missing
 
     open_missing()
+    check_options(args)
     if args.listen is not None:
-        if args.to is not None:
-            raise ConfigError("--listen and --to are the two ends: give one of them")
         return _serve(args)
-    if args.rate is not None and args.replay is not None:
-        raise ConfigError("--rate and --replay are two ways to pace: give one of them")
-    if args.to is not None and args.server_cpu is not None:
-        raise ConfigError(
-            f"--server-cpu {args.server_cpu}: the server of --to has its own; give --cpu there"
-        )
-    if args.to is not None and args.transport not in (None, args.to.partition(":")[0]):
-        raise ConfigError(f"--transport {args.transport} contradicts --to {args.to}: leave it out")
     return _client(args)
 
 
@@ -350,7 +341,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         repeats=args.repeats,
         rate=args.rate,
         replay=str(args.replay) if args.replay else None,
-        speed=args.speed if args.replay else None,
+        speed=_speed(args) if args.replay else None,
         due_ns=due,
         client_cpu=client,
         server_cpu=server,
@@ -361,16 +352,21 @@ def _plan(args: argparse.Namespace) -> Plan:
     )
 
 
+def _speed(args: argparse.Namespace) -> float:
+    return 1.0 if args.speed is None else float(args.speed)
+
+
 def _replay_times(args: argparse.Namespace) -> Any:
     """When the file's messages came, from the first, bursts and pauses as they were."""
     from rdmaorder.errors import InputError
     from rdmaorder.flow.formats import read_flow
-    from rdmaorder.pingpong.plan import due_times_like
+    from rdmaorder.pingpong.plan import MOST_SAMPLES, due_times_like
 
     flow = read_flow(args.replay)
     if len(flow) < 2:
         raise InputError("has fewer than two client messages", path=str(args.replay))
-    return due_times_like(flow.t_ns, args.iters, args.speed)
+    count = args.iters if args.duration is None else MOST_SAMPLES
+    return due_times_like(flow.t_ns, count, _speed(args))
 
 
 def _check(args: argparse.Namespace) -> None:

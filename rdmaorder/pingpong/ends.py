@@ -206,10 +206,10 @@ class InprocRaw:
 class InprocSession:
     """A gateway's receiver thread in this process."""
 
-    def __init__(self, plan: Plan, name: str, folder: Path) -> None:
+    def __init__(self, plan: Plan, name: str, folder: Path, journals: Path) -> None:
         self.name = name
         self._plan = plan
-        self._folder = folder
+        self._folder, self._journals = folder, journals
         self._count = 0
         self.facts: Facts = {"transport": "shm", "one_process": True}
         self._gateway: ro.Gateway | None = None
@@ -221,7 +221,9 @@ class InprocSession:
         settings: Facts = {"listen": f"shm://{stem}.sock", "idle": "spin"}
         settings |= {"cpu": self._plan.server_cpu, "counters": f"{stem}.counters"}
         if self.name != "session":
-            settings |= {"journal": f"{stem}.journal", "sync": "none", "max_quantity": 1_000_000}
+            self.facts["journal"] = str(self._journals / f"{stem.name}.journal")
+            settings |= {"journal": self.facts["journal"], "sync": "none"}
+            settings |= {"max_quantity": 1_000_000}
         self._gateway = ro.Gateway(handler=handler_of(self.name), **settings).start()
         self._session = connect(self._gateway.url, self._plan)
 
@@ -296,6 +298,6 @@ def open_end(peer: Peer, plan: Plan, level: str, options: dict[str, str] | None)
     return SessionLevel(peer, plan, level, query)
 
 
-def open_inproc_end(plan: Plan, level: str, folder: Path) -> End:
+def open_inproc_end(plan: Plan, level: str, folder: Path, journals: Path) -> End:
     """A level measured between two threads of this process."""
-    return InprocRaw(plan) if level == "raw" else InprocSession(plan, level, folder)
+    return InprocRaw(plan) if level == "raw" else InprocSession(plan, level, folder, journals)

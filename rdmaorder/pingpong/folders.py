@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["own_folder"]
+from rdmaorder.errors import SystemFailure
+
+__all__ = ["journal_folder", "own_folder"]
 
 _PREFIX = "rdmaorder-pingpong-"
 #: The folder itself is for a gateway to lock, which has its socket there.
@@ -32,6 +34,24 @@ def own_folder(parent: Path | None = None) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+@contextlib.contextmanager
+def journal_folder(given: str | None, default: Path) -> Iterator[Path]:
+    """For journals: as large as they are, they go with whoever made them. A new one in ``given``,
+    else ``default``. SystemFailure where none can be made."""
+    with contextlib.ExitStack() as stack:
+        folder = default
+        if given is not None:
+            try:
+                Path(given).mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(own_folder(Path(given)))
+            except OSError as error:
+                raise SystemFailure(
+                    f"--journal {given}: {error.strerror}; name a folder that can be written",
+                    error_number=error.errno or 0,
+                ) from None
+        yield folder
 
 
 def _make(root: Path) -> tuple[Path, int]:

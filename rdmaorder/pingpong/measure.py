@@ -18,7 +18,7 @@ from rdmaorder.errors import ConfigError, HandshakeError, RdmaOrderError, System
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong import environment as env
 from rdmaorder.pingpong.ends import End, Peer, open_end, open_inproc_end
-from rdmaorder.pingpong.folders import own_folder
+from rdmaorder.pingpong.folders import journal_folder, own_folder
 from rdmaorder.pingpong.hazards import Hazard, hazards, steal_share
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.progress import Progress
@@ -304,9 +304,10 @@ def _open_ends(
 ) -> list[End]:
     """Every level's ends, made and paused."""
     ends: list[End] = []
+    journals = stack.enter_context(journal_folder(None if peer else plan.journal, folder))
     for level in plan.levels:
         if peer is None:
-            ends.append(open_inproc_end(plan, level, folder))
+            ends.append(open_inproc_end(plan, level, folder, journals))
             continue
         end = open_end(peer, plan, level, options if plan.transport == "rdma" else None)
         ends.append(end)

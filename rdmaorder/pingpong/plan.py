@@ -90,6 +90,11 @@ class Plan:
                 f"--iters {self.iterations}: every order is kept; give at most {MOST_SAMPLES} a "
                 "run and more --repeats"
             )
+        if self.journal is not None and set(self.levels) <= {"raw", "session"}:
+            raise ConfigError(
+                f"--journal {self.journal}: at {' and '.join(self.levels)} there is none; add --level "
+                "gateway or one above it, or leave it out"
+            )
         if self.waterfall and (self.transport == "inproc" or set(self.levels) <= {"raw"}):
             raise ConfigError(
                 "--waterfall: it is a gateway in a process of its own that stamps the stages; give "

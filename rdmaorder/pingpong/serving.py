@@ -24,7 +24,7 @@ from rdmaorder.errors import SystemFailure
 from rdmaorder.gateway.address import Address
 from rdmaorder.pingpong.environment import host_facts
 from rdmaorder.pingpong.external import find_libzmq, free_port
-from rdmaorder.pingpong.folders import own_folder
+from rdmaorder.pingpong.folders import journal_folder, own_folder
 from rdmaorder.pingpong.plan import LEVELS, handler_of, is_size
 from rdmaorder.pingpong.waterfall import pack
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, PeerGone
@@ -142,19 +142,11 @@ class Server:
         self._listener = self._listen()
         self._folders = contextlib.ExitStack()
         self._folder = self._folders.enter_context(own_folder())
-        self._journals = self._folder if journal is None else self._folder_in(journal)
-
-    def _folder_in(self, journal: str) -> Path:
-        """For journals: as large as they are, they go with the server."""
         try:
-            Path(journal).mkdir(parents=True, exist_ok=True)
-            return self._folders.enter_context(own_folder(Path(journal)))
-        except OSError as error:
+            self._journals = self._folders.enter_context(journal_folder(journal, self._folder))
+        except SystemFailure:
             self.close()
-            raise SystemFailure(
-                f"--journal {journal}: {error.strerror}; name a folder that can be written",
-                error_number=error.errno or 0,
-            ) from None
+            raise
 
     @property
     def url(self) -> str:

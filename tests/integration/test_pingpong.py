@@ -53,6 +53,18 @@ def test_the_other_sides_own_count_is_in_the_result(tmp_path: Path) -> None:
         assert (counted["orders_applied"], counted["orders_rejected"]) == (550, 0)
 
 
+def test_journals_go_where_they_are_told_to_and_do_not_stay(tmp_path: Path) -> None:
+    """In one process too."""
+    for transport in ("shm", "inproc"):
+        folder = tmp_path / transport
+        arguments = ("--transport", transport, "--level", "gateway", "--journal", str(folder))
+        ends = measured(tmp_path, *arguments)["levels"]["gateway"]["ends"]
+        assert Path(ends["journal"]).parents[1] == folder
+        assert not list(folder.iterdir())
+        text = pingpong(*FEW, *arguments[:-1], "/proc/none", status=2)
+        assert "--journal /proc/none: No such file or directory; name a folder" in text
+
+
 def test_larger_payloads_go_the_same_ways(tmp_path: Path) -> None:
     result = measured(tmp_path, "-s", "256", "--level", "raw,session,gateway")
     assert result["complete"] and result["plan"]["size"] == 256
@@ -313,6 +325,14 @@ def test_nobody_listening_says_how_to_start_the_other_end(tmp_path: Path) -> Non
         (("--listen", "shm:///nonexistent/x", "--cpu", "4097"), "--cpu 4097: no such processor"),
         (("--waterfall", "--level", "raw"), "--waterfall: it is a gateway"),
         (("--waterfall", "--transport", "inproc"), "--waterfall: it is a gateway"),
+        (("--journal", "/tmp/x"), "--journal /tmp/x: at session there is none; add --level"),
+        (("--to", "shm:///none.sock", "--journal", "/tmp/x"), "--journal /tmp/x: the server has"),
+        (("--to", "rdma://h:1", "--server-device", "d"), "--server-device d: it is for"),
+        (("--to", "rdma://h:1", "--address", "::1"), "--address ::1: it is for --transport rdma"),
+        (("--device", "mlx5_0"), "--device mlx5_0: it is for --transport rdma"),
+        (("--listen", "rdma://0.0.0.0:0", "-d", "mlx5_0"), "--device mlx5_0: it is for"),
+        (("--speed", "2"), "--speed 2.0: it is that of --replay"),
+        (("--once",), "--once: it is a server's"),
     ],
 )
 def test_bad_arguments_are_named_with_what_to_give(
