@@ -106,13 +106,15 @@ class Turns:
         due = plan.due_ns
         duration_ns = int((plan.duration_s or 0) * 1e9)
         with self._progress.run(end.name, self._samples, plan.sample_count, plan.duration_s):
-            return self._between_floors(
+            run = self._between_floors(
                 end.name,
                 repeat,
                 lambda: end.run(self._samples, plan.warm_up, duration_ns, due),
                 end,
                 due_ns=due,
             )
+        run.limited = plan.over_early(len(run.samples), run.span_s)
+        return run
 
     def reference(self, reference: Reference, repeat: int) -> Run:
         """One run of a reference: always a closed loop."""

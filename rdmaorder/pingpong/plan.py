@@ -13,6 +13,7 @@ from rdmaorder.errors import ConfigError
 
 __all__ = [
     "LEVELS",
+    "MOST_SAMPLES",
     "Plan",
     "check_cpu",
     "check_levels",
@@ -112,6 +113,15 @@ class Plan:
         if self.due_ns is not None:
             return len(self.due_ns)
         return self.iterations if self.duration_s is None else MOST_SAMPLES
+
+    def over_early(self, sent: int, took_s: float) -> str:
+        """Why a run of so many orders was over before its time, empty where it was not."""
+        if self.duration_s is None or self.rate is not None or sent < self.sample_count:
+            return ""
+        why = "the recording has no more orders"
+        if sent == MOST_SAMPLES:
+            why = f"no more than {sent:,} orders are kept of a run"
+        return f"over after {took_s:.3g} s of {self.duration_s:g}: {why}"
 
     @property
     def reference_count(self) -> int:

@@ -84,6 +84,8 @@ def print_report(console: Console, result: dict[str, Any]) -> None:
         console.print(_rates(result))
     if result["references"]:
         console.print(_references(result))
+    for line in _limits(result):
+        _print_text(console, line, "yellow")
     for name, why in result["missing_references"].items():
         _print_text(console, f"no {name}: {why}", "yellow")
     for name, level in result["levels"].items():
@@ -170,6 +172,17 @@ def _rates(result: dict[str, Any]) -> Any:
                 style="red" if missed else None,
             )
     return table
+
+
+def _limits(result: dict[str, Any]) -> list[str]:
+    """Of each level's runs that were over before their time, the first."""
+    lines = []
+    for name, level in result["levels"].items():
+        limited = [run for run in level["runs"] if "limited" in run]
+        if limited:
+            runs = f"{len(limited)} of {len(level['runs'])} runs"
+            lines.append(f"{name}: {runs} ended early, the first was {limited[0]['limited']}")
+    return lines
 
 
 def _references(result: dict[str, Any]) -> Any:

@@ -45,6 +45,7 @@ class Run:
     #: When this program wrote how far it was, in ticks.
     progress: list[tuple[int, int]] = field(default_factory=list)
     discarded: str = ""
+    limited: str = ""  #: why it was over before the time it was given
     #: Rows of waterfall.STAGES, ns, and how the clocks were aligned.
     stages: Any = None
 
@@ -154,6 +155,8 @@ class Run:
             result["retransmissions"] = self.facts["retransmissions"]
         if self.discarded:
             result["discarded"] = self.discarded
+        if self.limited:
+            result["limited"] = self.limited
         if self.facts.get("cause"):
             result["cause"] = self.facts["cause"]
         if len(rtt):

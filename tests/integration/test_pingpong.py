@@ -19,8 +19,10 @@ from pingpong_support import FEW, listening, measured, pingpong
 
 from rdmaorder import _core
 from rdmaorder.gateway.address import parse_address
+from rdmaorder.pingpong import plan as plan_module
 from rdmaorder.pingpong import waterfall
 from rdmaorder.pingpong.files import to_json
+from rdmaorder.pingpong.measure import measure
 from rdmaorder.pingpong.plan import Plan
 from rdmaorder.pingpong.progress import Progress
 
@@ -51,6 +53,26 @@ def test_the_other_sides_own_count_is_in_the_result(tmp_path: Path) -> None:
     for name in ("session", "gateway"):
         counted = levels[name]["ends"]["server"]
         assert (counted["orders_applied"], counted["orders_rejected"]) == (550, 0)
+
+
+def test_more_orders_than_are_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "MOST_SAMPLES", 2000)
+    client, server = sorted(os.sched_getaffinity(0))[-2:]
+    plan = Plan(
+        transport="inproc",
+        levels=("raw",),
+        iterations=10,
+        duration_s=60.0,
+        repeats=1,
+        client_cpu=client,
+        server_cpu=server,
+    )
+    found = measure(plan, None, progress=Progress(None), warn=lambda _: None)
+    (run,) = to_json(found)["levels"]["raw"]["runs"]
+    assert run["sent"] == 2000
+    assert re.fullmatch(
+        "over after .* s of 60: no more than 2,000 orders are kept of a run", run["limited"]
+    )
 
 
 def test_journals_go_where_they_are_told_to_and_do_not_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -48,6 +49,30 @@ def test_the_rate_asked_for_is_that_of_what_there_was_time_for(tmp_path: Path) -
     result = measured(tmp_path, "--replay", str(recording), "-D", "2")
     run = result["levels"]["session"]["runs"][0]
     assert (run["sent"], run["rate_asked_per_s"]) == (100, 100.0)
+
+
+def recorded(folder: Path, count: int, gap_ns: int) -> str:
+    path = folder / "flow.csv"
+    rows = [f"{n * gap_ns},N,{n},X,B,10.5,1\n" for n in range(count)]
+    path.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "".join(rows))
+    return str(path)
+
+
+def test_a_replay_that_is_limited_by_time_has_as_many_orders_as_come_in_it(tmp_path: Path) -> None:
+    recording = recorded(tmp_path, 2000, 1_000_000)
+    result = measured(tmp_path, "--replay", recording, "-n", "10", "-D", "1", "--level", "raw")
+    (run,) = result["levels"]["raw"]["runs"]
+    assert run["sent"] == 1000 and "limited" not in run
+
+
+def test_a_recording_that_is_over_before_its_time_is_told(tmp_path: Path) -> None:
+    out, recording = tmp_path / "out.json", recorded(tmp_path, 100, 1_000_000)
+    limits = ("--replay", recording, "-D", "3")
+    text = pingpong(*FEW, *limits, "--level", "raw", "--json", str(out))
+    why = r"over after 0\.\d+ s of 3: the recording has no more orders"
+    assert re.search(f"raw: 1 of 1 runs ended early, the first was {why}", text)
+    (run,) = json.loads(out.read_text())["levels"]["raw"]["runs"]
+    assert run["sent"] == 100 and re.fullmatch(why, run["limited"])
 
 
 @pytest.mark.parametrize("level", ["session", "python"])
