@@ -20,7 +20,8 @@ from rdmaorder.pingpong.wire import Channel, PeerGone
 __all__ = ["End", "Peer", "open_end", "open_inproc_end"]
 
 Facts = dict[str, Any]
-_ANSWER_TIMEOUT_S = 90.0
+_ANSWER_TIMEOUT_S, _LOST_TIMEOUT_S = 90.0, 5.0
+_GONE = "the ping-pong server is gone"
 _LIVE_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_NS = 2_000_000_000
 
@@ -52,17 +53,29 @@ class Peer:
         self.channel = channel
         self._counter = 0
         self._asked = 0
+        self._timeout_s = _ANSWER_TIMEOUT_S
+        self._gone = False
+
+    def ran(self, facts: Facts) -> Facts:
+        """A run. Whoever lost the answering end may have lost its server too: what is still asked
+        is not waited for as long."""
+        if facts["ending"] == "peer lost":
+            self._timeout_s = _LOST_TIMEOUT_S
+        return facts
 
     def ask(self, what: str, **more: Any) -> Facts:
         """One request and its answer. SystemFailure when the server refuses or is gone."""
+        if self._gone:
+            raise SystemFailure(_GONE)
         self._asked += 1
         try:
             self.channel.send({"do": what, "id": self._asked, **more})
-            answer = self.channel.receive(_ANSWER_TIMEOUT_S)
+            answer = self.channel.receive(self._timeout_s)
             while answer.get("id") != self._asked:  # to a question that Ctrl-C interrupted
-                answer = self.channel.receive(_ANSWER_TIMEOUT_S)
+                answer = self.channel.receive(self._timeout_s)
         except (PeerGone, TimeoutError):
-            raise SystemFailure("the ping-pong server is gone") from None
+            self._gone = True
+            raise SystemFailure(_GONE) from None
         except ValueError as error:
             raise HandshakeError(f"the ping-pong server answered nonsense: {error}") from None
         if "error" in answer:
@@ -114,8 +127,9 @@ class RawLevel(_Remote):
         self.run = self._run
 
     def _run(self, samples: Words, warm_up: int, duration_ns: int, due_ns: Any) -> Facts:
-        facts: Facts = self._end.run(samples, warm_up, duration_ns, due_ns, ANSWER_TIMEOUT_NS)
-        return facts
+        return self._peer.ran(
+            self._end.run(samples, warm_up, duration_ns, due_ns, ANSWER_TIMEOUT_NS)
+        )
 
 
 class SessionLevel(_Remote):
@@ -150,7 +164,7 @@ class SessionLevel(_Remote):
         first = self._session.next_sequence + (warm_up if due_ns is None else 0)
         schedule = (warm_up, duration_ns, due_ns)
         facts = run_session(self._session, self._python, samples, schedule, self._waterfall)
-        return {**facts, "first_sequence": first}
+        return self._peer.ran({**facts, "first_sequence": first})
 
     def stamps(self) -> Words | None:
         """The gateway's stamps of its newest orders, while paused; None where it makes none."""

@@ -152,7 +152,7 @@ class Turns:
         try:
             with _pinned(self._plan.client_cpu):
                 facts = measured()
-            if facts["ending"] == "interrupted":
+            if facts["ending"] != "done":
                 self._over()  # before another Ctrl-C costs this run
         finally:
             with contextlib.suppress(RdmaOrderError):
@@ -229,7 +229,7 @@ def measure(
 
     What was measured until then is in the result when Ctrl-C, or the end of the other side, ends
     it; errors before the first run are raised. ``over`` is called when the last run is, or
-    one was interrupted: another Ctrl-C then would lose it all.
+    one was cut short: another Ctrl-C then would lose it all.
     """
     clock = dict(_core.pingpong_clock())
     with contextlib.ExitStack() as stack:

@@ -93,8 +93,8 @@ class Plan:
             )
         if self.journal is not None and set(self.levels) <= {"raw", "session"}:
             raise ConfigError(
-                f"--journal {self.journal}: at {' and '.join(self.levels)} there is none; add --level "
-                "gateway or one above it, or leave it out"
+                f"--journal {self.journal}: at {' and '.join(self.levels)} there is none; add "
+                "--level gateway or one above it, or leave it out"
             )
         if self.waterfall and (self.transport == "inproc" or set(self.levels) <= {"raw"}):
             raise ConfigError(

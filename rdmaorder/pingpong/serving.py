@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ class Server:
         self._say = say
         self._opened = 0
         self._workers: dict[str, Worker] = {}
+        self._since_s = self._heard_s = 0.0  #: the client came, and spoke last
         self._listener = self._listen()
         self._folders = contextlib.ExitStack()
         self._folder = self._folders.enter_context(own_folder())
@@ -205,8 +207,11 @@ class Server:
                 if hello is not None:
                     greeted = True
                     self._talk(channel, hello["size"])
-            except (PeerGone, TimeoutError):
+            except PeerGone:
                 pass
+            except TimeoutError:
+                if greeted:
+                    self._say("the client's host does not answer any more: given up")
             except (ValueError, KeyError, TypeError):
                 self._say("closed a connection: what it says is not this protocol")
             finally:
@@ -238,7 +243,11 @@ class Server:
             self._say(f"refused a client: {refusal}")
             channel.send({HELLO: PROTOCOL, "error": refusal})
             return None
-        self._say(f"a client measures {', '.join(hello['levels'])}, {hello['size']} bytes")
+        self._say(
+            f"a client ({channel.peer()}) measures {', '.join(hello['levels'])}, "
+            f"{hello['size']} bytes"
+        )
+        self._since_s = self._heard_s = time.monotonic()
         facts = host_facts((self._cpu,))
         facts["ticks_per_ns"] = _core.pingpong_clock()["ticks_per_ns"]
         channel.send({HELLO: PROTOCOL, "cpu": self._cpu, "pid": os.getpid(), "host": facts})
@@ -259,16 +268,23 @@ class Server:
         while not channel.holds_line():
             ready, _, _ = select.select(waiting, [], [])
             if self._listener in ready:
-                self._turn_away()
+                self._turn_away(channel.peer())
             if channel in ready:
                 break
-        return channel.receive()
+        request = channel.receive()
+        self._heard_s = time.monotonic()
+        return request
 
-    def _turn_away(self) -> None:
+    def _turn_away(self, busy_with: str) -> None:
         with contextlib.suppress(OSError, PeerGone, ValueError):
             connection, _ = self._listener.accept()
             with Channel(connection) as channel:
-                busy = "it is busy with another client; try again when that has ended"
+                now_s = time.monotonic()
+                since_s, silent_s = now_s - self._since_s, now_s - self._heard_s
+                busy = (
+                    f"it is busy with another client ({busy_with}) since {since_s:.0f} s, last "
+                    f"heard of {silent_s:.0f} s ago; try again when that has ended, or end it"
+                )
                 channel.send({HELLO: PROTOCOL, "error": busy})
                 # Closing with something unread may take the answer back (TCP).
                 channel.receive(0.2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 from types import TracebackType
 from typing import Any
 
@@ -19,16 +20,28 @@ __all__ = ["HELLO", "PROTOCOL", "Channel", "PeerGone", "dial"]
 HELLO = "rdmaorder-pingpong"
 PROTOCOL = 3
 _LINE_MAX = 1 << 26
+#: A silent host is asked whether it is there, and given up when it has not answered for so long.
+_ALIVE_EVERY_S, _GONE_AFTER_S = 5, 30
 
 
 class PeerGone(Exception):
     """The other end closed the connection."""
 
 
+def _keep_alive(connection: socket.socket) -> None:
+    """A host that vanishes closes nothing: its end would be waited for without end."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ALIVE_EVERY_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ALIVE_EVERY_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_AFTER_S * 1000)
+
+
 class Channel:
     """Lines of JSON over a connected socket."""
 
     def __init__(self, connection: socket.socket) -> None:
+        if connection.family != socket.AF_UNIX:
+            _keep_alive(connection)
         self._socket = connection
         self._rest = b""
 
@@ -78,6 +91,15 @@ class Channel:
     def peer_address(self) -> str:
         """IP address of the other end, empty for a Unix socket."""
         return "" if self._socket.family == socket.AF_UNIX else str(self._socket.getpeername()[0])
+
+    def peer(self) -> str:
+        """Who is at the other end, for people."""
+        if self._socket.family == socket.AF_UNIX:
+            told = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            return f"process {struct.unpack('3i', told)[0]}"
+        with contextlib.suppress(OSError):  # it has left already
+            return "{}:{}".format(*self._socket.getpeername()[:2])
+        return "gone"
 
     def close(self) -> None:
         """Idempotent."""

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_support import PATIENCE_S, eventually
-from pingpong_support import FEW, children_of, is_running, listening, measured, pingpong
+from gateway_support import PATIENCE_S, ROOT, eventually
+from pingpong_support import (
+    COMMAND,
+    FEW,
+    children_of,
+    is_running,
+    listening,
+    measured,
+    pingpong,
+    worker_of,
+)
 
 from rdmaorder import __version__
 from rdmaorder.errors import SystemFailure
 from rdmaorder.gateway.address import parse_address
+from rdmaorder.pingpong import wire
 from rdmaorder.pingpong.ends import Peer
+from rdmaorder.pingpong.serving import Server
 from rdmaorder.pingpong.wire import HELLO, PROTOCOL, Channel, dial
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
 )
+
+TCP_REPAIR = 19
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +124,8 @@ def test_a_server_that_serves_says_so_to_others(url: str) -> None:
         for _ in range(2):
             other, answer = greeted(url)
             other.close()
-            assert "busy with another client" in answer["error"]
+            busy = f"busy with another client (process {os.getpid()}) since "
+            assert busy in answer["error"] and "last heard of" in answer["error"]
         text = pingpong(*FEW, "--to", url, status=2)
         assert "busy with another client" in text and "no ping-pong server" not in text
         with pytest.raises(SystemFailure, match="no such end"):  # it still serves
@@ -126,3 +145,47 @@ def test_only_a_client_uses_up_a_server_for_one(tmp_path: Path) -> None:
         assert "the client asks for session" in greeting["error"]
         assert measured(tmp_path, "--to", url, "--level", "raw")["complete"]
         assert server.wait(PATIENCE_S) == 0
+
+
+def test_a_host_that_vanishes_does_not_keep_a_server_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing closes its connection. That its kernel, asked whether it is there, says no, is what
+    shows here that it is asked."""
+    monkeypatch.setattr(wire, "_ALIVE_EVERY_S", 1)
+    cpu = max(os.sched_getaffinity(0))
+    server = Server(parse_address("rdma://127.0.0.1:0"), cpu=cpu)
+    serving = threading.Thread(target=server.serve_one, daemon=True)
+    serving.start()
+    channel, greeting = greeted(server.url)
+    assert "error" not in greeting
+    try:
+        vanishing = socket.socket(fileno=os.dup(channel.fileno()))
+        vanishing.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # it is closed without a word
+    except PermissionError:
+        pytest.skip("a connection is left open by an administrator alone")
+    channel.close()
+    vanishing.close()
+    serving.join(PATIENCE_S)
+    assert not serving.is_alive()
+    server.close()
+
+
+def test_a_server_that_is_silent_does_not_keep_its_client(tmp_path: Path) -> None:
+    """Neither that nor an impatient user costs what was measured."""
+    url, out = f"shm://{tmp_path}/pp.sock", tmp_path / "out.json"
+    run = (*COMMAND, "--to", url, "-D", "20", "-q", "--warm-up", "0", "--json", str(out))
+    with listening(url) as server:
+        levels = ("--level", "raw,session")
+        client = subprocess.Popen([*run, *levels], stdout=subprocess.DEVNULL, cwd=ROOT)
+        worker = eventually(lambda: worker_of(server.pid, client.pid), "the answering end runs")
+        time.sleep(0.5)
+        for each in (server.pid, worker):
+            os.kill(each, signal.SIGSTOP)
+        try:
+            time.sleep(4)  # an answer is waited for for two seconds; then it asks the server
+            client.send_signal(signal.SIGINT)
+            assert client.wait(PATIENCE_S) == 1
+        finally:
+            client.kill()
+            os.kill(server.pid, signal.SIGCONT)
+    result = json.loads(out.read_text())
+    assert result["ending"] == "peer lost" and result["levels"]["raw"]["count"] > 0
