@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["python_stamp_ns", "run_python"]
 
 _POLLS_PER_CHECK = 1 << 16
+#: From here on looks are stamped: whoever waits longer has the time.
+_POLLS_BEFORE_STAMPS = 16
 _CHECK_NS = 1_000_000
 #: Orders that take longer have the kernel's counts looked at.
 _UNUSUAL_NS = 20_000
 _BETWEEN_LOOKS_NS, _REFRESH_NS = 1_000_000, 10_000_000
+#: Of a paced run: a longer time without a look is noted.
+_GAP_NS = 20_000
 _MOST_ANOMALIES = 4096
 _PRICE, _QUANTITY = 187_250_000_000, 100
 
@@ -65,8 +70,7 @@ class _Stamping:
 
 
 class _Kernel:
-    """What the kernel did to this thread around unusual orders, as ``pingpong::Anomaly``; the
-    thread is pinned, and whether somebody moved it all the same is not asked for."""
+    """What the kernel did to this thread around unusual orders, as ``pingpong::Anomaly``."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         rate = _core.pingpong_clock()["ticks_per_ns"]
@@ -74,11 +78,13 @@ class _Kernel:
         self._between, self._refresh = int(_BETWEEN_LOOKS_NS * rate), int(_REFRESH_NS * rate)
         self._rows = np.zeros((_MOST_ANOMALIES, 7), np.uint64)
         self._facts, self._count = facts, 0
+        self._where = ctypes.CDLL(None).sched_getcpu
         self._look()
 
     def _look(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_THREAD)
         self._counts = (usage.ru_nvcsw, usage.ru_nivcsw, usage.ru_minflt, usage.ru_majflt)
+        self._cpu = self._where()
         self._looked = _core.ticks()
 
     def check(self, now: int, taken: int) -> None:
@@ -89,11 +95,12 @@ class _Kernel:
             self._note()
 
     def _note(self) -> None:
-        since, before = self._looked, self._counts
+        since, before, cpu = self._looked, self._counts, self._cpu
         self._look()
         changes = [after - then for after, then in zip(self._counts, before, strict=True)]
+        changes.append(int(self._cpu != cpu))
         if any(changes) and self._count < _MOST_ANOMALIES:
-            self._rows[self._count] = [since, self._looked, *changes, 0]
+            self._rows[self._count] = [since, self._looked, *changes]
             self._count += 1
             self._facts["anomalies"] = self._rows[: self._count]
 
@@ -155,6 +162,23 @@ class _Peer:
         self._facts |= {"ending": "peer lost", "cause": cause}
         return True
 
+    def wait(self, poll: Any, sent: int) -> tuple[Any, int, int]:
+        """For the answer to an order of ``sent``: reports (none where the peer is lost), looks so
+        far, and the longest time between two, in ticks."""
+        ticks, polls, gap = _core.ticks, _POLLS_BEFORE_STAMPS, 0
+        looked = ticks()
+        while True:
+            reports = poll()
+            now = ticks()
+            if now - looked > gap:
+                gap = now - looked
+            looked = now
+            if len(reports):
+                return reports, polls, gap
+            polls += 1
+            if not polls & (_POLLS_PER_CHECK - 1) and self.is_lost(sent):
+                return (), polls, gap
+
 
 def _closed(
     session: Session,
@@ -174,23 +198,27 @@ def _closed(
     at = 0
     for index in range(-warm_up, count):
         price = _PRICE + (order_id & 0xFFFF) * 10_000_000
-        polls = 0
+        polls = gap = 0
         before = ticks()
         new_order(order_id, 7, 1, price, _QUANTITY, 0)
         reports = poll()
         while not len(reports):
             polls += 1
-            if not polls & (_POLLS_PER_CHECK - 1) and peer.is_lost(before):
-                facts["sent"] = max(0, index + 1)
-                return
+            if polls == _POLLS_BEFORE_STAMPS:
+                reports, polls, gap = peer.wait(poll, before)
+                break
             reports = poll()
         after = ticks()
+        if not len(reports):
+            facts["sent"] = max(0, index + 1)
+            return
         if index < 0:
             order_id += 1
             continue
         kernel.check(after, after - before)
         column[at] = column[at + 1] = before
         column[at + 2] = after
+        column[at + 3] = gap
         column[at + 4] = polls
         at += SAMPLE_WORDS
         report = reports[0]
@@ -212,6 +240,7 @@ class _Answers:
         self._heard = 0  #: when the last one came
         self.looks = 0  #: that found nothing
         self.check = 0  #: when the peer is to be asked for
+        self._gap = self._gap_end = 0  #: longest time without a look, of those that still matter
 
     def is_lost(self, now: int) -> bool:
         """Whether the peer has to be given up."""
@@ -220,6 +249,11 @@ class _Answers:
         if oldest == self._facts["sent"]:
             return self._peer.is_lost(None)
         return self._peer.is_lost(max(self._heard, int(self._samples[oldest, 1])))
+
+    def looked(self, now: int, before: int) -> None:
+        """Later than usual after the look ``before``."""
+        if now - before > self._gap:
+            self._gap, self._gap_end = now - before, now
 
     def take(self, reports: Any, now: int) -> None:
         """``now``: when they were here."""
@@ -231,6 +265,10 @@ class _Answers:
                 facts["strays"] += 1
                 continue
             samples[index, 2] = now
+            if self._gap:
+                if self._gap_end <= samples[index, 1]:  # before its time, and all later's
+                    self._gap = 0
+                samples[index, 3] = self._gap
             samples[index, 4] = self.looks - int(samples[index, 4])
             facts["answered"] += 1
             order_id = self._first + index
@@ -259,11 +297,15 @@ def _open(
     due = (start + (due_ns.astype(np.float64) * rate).astype(np.uint64)).tolist()
     end = start + int(duration_ns * rate) if duration_ns else 1 << 63
     count = min(len(samples), len(due))
+    gap, look = int(_GAP_NS * rate), start
     for index in range(count):
         when = due[index]
         if when >= end:
             break
         while (now := ticks()) < when:
+            if now - look > gap:
+                answers.looked(now, look)
+            look = now
             reports = poll()
             if len(reports):
                 answers.take(reports, ticks())
@@ -273,14 +315,21 @@ def _open(
                 return
         samples[index, 0] = when
         samples[index, 4] = answers.looks
-        samples[index, 1] = ticks()
+        samples[index, 1] = sent = ticks()
         session.new_order(first + index, 7, 1, _price(first + index), _QUANTITY, 0)
+        if sent - look > gap:
+            answers.looked(sent, look)
+        look = sent
         facts["sent"] = index + 1
         reports = poll()
         if len(reports):
             answers.take(reports, ticks())
     while facts["answered"] < facts["sent"]:
-        now, reports = ticks(), poll()
+        now = ticks()
+        if now - look > gap:
+            answers.looked(now, look)
+        look = now
+        reports = poll()
         if len(reports):
             answers.take(reports, ticks())
             continue
