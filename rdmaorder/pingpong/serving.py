@@ -267,10 +267,9 @@ class Server:
         waiting: list[Channel | socket.socket] = [channel, self._listener]
         while not channel.holds_line():
             ready, _, _ = select.select(waiting, [], [])
-            if self._listener in ready:
-                self._turn_away(channel.peer())
-            if channel in ready:
+            if channel in ready:  # its end perhaps, and the next one is no client too many
                 break
+            self._turn_away(channel.peer())
         request = channel.receive()
         self._heard_s = time.monotonic()
         return request

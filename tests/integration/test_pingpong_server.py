@@ -189,3 +189,17 @@ def test_a_server_that_is_silent_does_not_keep_its_client(tmp_path: Path) -> Non
             os.kill(server.pid, signal.SIGCONT)
     result = json.loads(out.read_text())
     assert result["ending"] == "peer lost" and result["levels"]["raw"]["count"] > 0
+
+
+def test_a_client_right_behind_another_is_served(url: str) -> None:
+    channel, greeting = greeted(url)
+    server = greeting["pid"]
+    os.kill(server, signal.SIGSTOP)  # and sees the end of one and the next at once
+    try:
+        channel.close()
+        behind = dial(parse_address(url))
+    finally:
+        os.kill(server, signal.SIGCONT)
+    with behind:
+        behind.send({HELLO: PROTOCOL, "version": __version__, "size": 64, "levels": ["session"]})
+        assert "error" not in behind.receive(10)
