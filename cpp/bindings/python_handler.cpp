@@ -35,8 +35,9 @@ void reject_unhandled(const wire::OrderRecord& order, ReportSink& sink) {
   (void)sink.send(order.session_index, order.sequence, rejection_of(order, Reason::kHandlerFailed));
 }
 
-/// In a thread of its own: since Python 3.12 the thread that deletes a state has none of its own any
-/// more for PyGILState_Ensure, whose next call there ends the process. Called with the GIL held.
+/// In a thread of its own: since Python 3.12 the thread that deletes a state has none of its own
+/// any more for PyGILState_Ensure, whose next call there ends the process. Called with the GIL
+/// held.
 void drop_state(PyThreadState* state) noexcept {
   const py::gil_scoped_release release;
   try {
