@@ -100,6 +100,14 @@ def send_and_take(session: ro.Session, first_id: int, count: int) -> list[int]:
     return reasons
 
 
+def use_up(disk: SmallDisk, session: ro.Session) -> None:
+    """Until the journal takes no order any more."""
+    disk.fill()
+    answers = [0]
+    while answers[-1] == ro.Reason.NONE:
+        answers = send_and_take(session, session.next_sequence, 200)
+
+
 def test_a_full_disk_rejects_orders_loses_none_and_resumes(
     disk: SmallDisk, gateway: GatewayProcess, connect: Connect
 ) -> None:
@@ -176,10 +184,7 @@ def test_answers_after_a_death_with_a_full_disk_take_no_number_that_was_used(
     """Orders that are journalled and whose report is not are in doubt after the death. The answers
     they get then are new to the strategy, although it has seen numbers that no record tells of."""
     session = connect(gateway)
-    disk.fill()
-    answers = [0]
-    while answers[-1] == ro.Reason.NONE:
-        answers = send_and_take(session, session.next_sequence, 200)
+    use_up(disk, session)
     sent, seen = session.next_sequence - 1, session.status()["next_report_sequence"]
     gateway.end(signal.SIGKILL)
     kept = journal.Journal(disk.from_here / "journal")
@@ -210,10 +215,7 @@ def test_what_was_answered_is_not_sent_again(
     """The restarted gateway knows nothing of orders that were rejected for want of the journal, and
     says so; the strategy that had the reports may have sent others in their place."""
     session = connect(gateway, on_gap=on_gap)
-    disk.fill()
-    answers = [0]
-    while answers[-1] == ro.Reason.NONE:
-        answers = send_and_take(session, session.next_sequence, 200)
+    use_up(disk, session)
     rejected = range(session.next_sequence, session.next_sequence + 50)
     assert set(send_and_take(session, rejected[0], 50)) == {ro.Reason.JOURNAL_UNAVAILABLE}
     os.kill(gateway.process.pid, signal.SIGSTOP)
@@ -241,10 +243,7 @@ def test_a_run_of_lost_reports_is_one_event_and_drops_no_other(
     """More of them than the strategy keeps events: what came before stays to be read."""
     count = 600
     session = connect(gateway, report_slots=1024)
-    disk.fill()
-    answers = [0]
-    while answers[-1] == ro.Reason.NONE:
-        answers = send_and_take(session, session.next_sequence, 200)
+    use_up(disk, session)
     first = session.status()["next_report_sequence"]
     session.send_batch(batch_of(count, session.next_sequence))
     assert session.wait_applied(session.next_sequence - 1, PATIENCE_S)
@@ -265,10 +264,7 @@ def test_only_what_this_link_sent_is_sent_again(
 ) -> None:
     """Of messages two links ago no copy is left; they are told, and nothing is made up."""
     session = connect(gateway, on_gap="resend")
-    disk.fill()
-    answers = [0]
-    while answers[-1] == ro.Reason.NONE:
-        answers = send_and_take(session, session.next_sequence, 200)
+    use_up(disk, session)
     first = session.next_sequence
     session.send_batch(batch_of(5, first))
     assert session.wait_applied(first + 4, PATIENCE_S)
