@@ -86,6 +86,9 @@ class PythonGateway {
       ::usleep(2000);
     }
   }
+  /// Answers nothing until resume().
+  void suspend() const { ::kill(pid_, SIGSTOP); }
+  void resume() const { ::kill(pid_, SIGCONT); }
   void kill() {
     ::kill(pid_, SIGKILL);
     wait();

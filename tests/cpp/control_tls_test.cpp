@@ -109,12 +109,16 @@ TEST_P(ControlTlsLink, goes_on_when_answers_come_after_their_time) {
   const auto gateway = start(GetParam());
   const Established link = connect(request(url_of(*gateway, "port=1")), &maker_);
   gateway->await("\"activated\":[[0,101,true]]");
+  gateway->suspend();
   EXPECT_THROW((void)measure_clock(*link.connection, 1), Error);
+  gateway->resume();
   pollfd late{link.connection->fd(), POLLIN, 0};
   ASSERT_EQ(::poll(&late, 1, static_cast<int>(kPatienceNs / 1'000'000)), 1);
   std::string text;
   EXPECT_EQ(link.connection->check(&text), PeerCheck::kQuiet) << text;
+  gateway->suspend();
   EXPECT_THROW((void)measure_clock(*link.connection, 1), Error);
+  gateway->resume();
   EXPECT_LT(measure_clock(*link.connection, kPatienceNs).bound_ns, kPatienceNs);
   EXPECT_TRUE(link.connection->terminate(40, kPatienceNs, nullptr));
 }
