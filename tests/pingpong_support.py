@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,14 @@ def measured(folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     pingpong(*FEW, "--json", str(out), *arguments, status=status)
     content: dict[str, Any] = json.loads(out.read_text())
     return content
+
+
+def recorded(folder: Path, times_ns: Iterable[int]) -> str:
+    """A recording of new orders at these times; its path."""
+    path = folder / "flow.csv"
+    rows = [f"{t_ns},N,{n},X,B,10.5,1\n" for n, t_ns in enumerate(times_ns)]
+    path.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "".join(rows))
+    return str(path)
 
 
 @contextlib.contextmanager

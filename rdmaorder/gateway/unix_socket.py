@@ -17,7 +17,7 @@ from rdmaorder.gateway.address import MAX_PATH_BYTES
 from rdmaorder.gateway.channel import Channel, Frame, PeerGoneError
 from rdmaorder.gateway.protocol import WindowGeometry
 
-__all__ = ["UnixChannel", "listen", "window_problem"]
+__all__ = ["UnixChannel", "listen", "peer_process", "window_problem"]
 
 _BACKLOG = 512
 _DIRECTORY_LOCK_WAIT_S = 2.0
@@ -34,6 +34,13 @@ _DESCRIPTORS_PER_READ = 4
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 
 
+def peer_process(sock: socket.socket) -> tuple[int, int]:
+    """Process id and user id of who made the other end."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, _ = struct.unpack("iII", credentials)
+    return pid, uid
+
+
 class UnixChannel(Channel):
     """Frames and their descriptors."""
 
@@ -43,8 +50,7 @@ class UnixChannel(Channel):
         super().__init__(sock)
         self._descriptors: list[int] = []
         self._excess = False
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        pid, self.peer_uid, _ = struct.unpack("iII", credentials)
+        pid, self.peer_uid = peer_process(sock)
         self.peer = f"pid {pid} uid {self.peer_uid}"
 
     def _make_frame(self, body: bytes) -> Frame:
@@ -173,8 +179,7 @@ def _remove_stale_socket(path: str) -> None:
             return
         pid = 0
         if answer == 0:
-            packed = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-            pid = struct.unpack("iII", packed)[0]
+            pid, _ = peer_process(probe)
     if answer in (0, errno.EAGAIN):
         raise ConfigError(
             f"listen {path}: a live process (pid {pid or 'unknown'}) listens there; "

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import struct
 from types import TracebackType
 from typing import Any
 
 from rdmaorder.errors import ConnectTimeout, HandshakeError, SystemFailure
 from rdmaorder.gateway.address import Address
+from rdmaorder.gateway.unix_socket import peer_process
 
 __all__ = ["HELLO", "PROTOCOL", "Channel", "PeerGone", "dial"]
 
@@ -95,8 +95,7 @@ class Channel:
     def peer(self) -> str:
         """Who is at the other end, for people."""
         if self._socket.family == socket.AF_UNIX:
-            told = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            return f"process {struct.unpack('3i', told)[0]}"
+            return f"process {peer_process(self._socket)[0]}"
         with contextlib.suppress(OSError):  # it has left already
             return "{}:{}".format(*self._socket.getpeername()[:2])
         return "gone"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gateway_support import GatewayProcess
-from pingpong_support import FEW, listening, measured, pingpong
+from pingpong_support import FEW, listening, measured, pingpong, recorded
 
 from rdmaorder import _core
 from rdmaorder.gateway.address import parse_address
@@ -210,11 +210,8 @@ def test_a_rate_that_was_not_reached_is_said() -> None:
 
 
 def test_orders_may_come_at_the_pace_of_a_recording(tmp_path: Path) -> None:
-    recording = tmp_path / "flow.csv"
     times = [0, 10_000, 10_001, 10_002, 500_000, 2_000_000]  # a burst and two pauses
-    rows = [f"{time},N,{n},X,B,10.5,1" for n, time in enumerate(times)]
-    recording.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "\n".join(rows) + "\n")
-    result = measured(tmp_path, "--replay", str(recording))
+    result = measured(tmp_path, "--replay", recorded(tmp_path, times))
     assert result["levels"]["session"]["runs"][0]["answered"] == len(times)
     assert result["plan"]["loop"] == "paced"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gateway_support import eventually
-from pingpong_support import FEW, ending, is_running, measured, measuring, pingpong
+from pingpong_support import FEW, ending, is_running, measured, measuring, pingpong, recorded
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two spinning ends need two processors"
@@ -42,31 +42,21 @@ def test_a_run_is_over_when_no_order_is_due_in_its_time(tmp_path: Path, level: s
 
 def test_the_rate_asked_for_is_that_of_what_there_was_time_for(tmp_path: Path) -> None:
     """A burst, and what would have come when the run is over."""
-    recording = tmp_path / "flow.csv"
     times = [*range(0, 1_000_000_000, 10_000_000), *range(10_000_000_000, 10**11, 10**9)]
-    rows = [f"{t_ns},N,{n},X,B,10.5,1\n" for n, t_ns in enumerate(times)]
-    recording.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "".join(rows))
-    result = measured(tmp_path, "--replay", str(recording), "-D", "2")
+    result = measured(tmp_path, "--replay", recorded(tmp_path, times), "-D", "2")
     run = result["levels"]["session"]["runs"][0]
     assert (run["sent"], run["rate_asked_per_s"]) == (100, 100.0)
 
 
-def recorded(folder: Path, count: int, gap_ns: int) -> str:
-    path = folder / "flow.csv"
-    rows = [f"{n * gap_ns},N,{n},X,B,10.5,1\n" for n in range(count)]
-    path.write_text("t_ns,msg,order_id,symbol,side,price,qty\n" + "".join(rows))
-    return str(path)
-
-
 def test_a_replay_that_is_limited_by_time_has_as_many_orders_as_come_in_it(tmp_path: Path) -> None:
-    recording = recorded(tmp_path, 2000, 1_000_000)
+    recording = recorded(tmp_path, range(0, 2_000_000_000, 1_000_000))
     result = measured(tmp_path, "--replay", recording, "-n", "10", "-D", "1", "--level", "raw")
     (run,) = result["levels"]["raw"]["runs"]
     assert run["sent"] == 1000 and "limited" not in run
 
 
 def test_a_recording_that_is_over_before_its_time_is_told(tmp_path: Path) -> None:
-    out, recording = tmp_path / "out.json", recorded(tmp_path, 100, 1_000_000)
+    out, recording = tmp_path / "out.json", recorded(tmp_path, range(0, 100_000_000, 1_000_000))
     limits = ("--replay", recording, "-D", "3")
     text = pingpong(*FEW, *limits, "--level", "raw", "--json", str(out))
     why = r"over after 0\.\d+ s of 3: the recording has no more orders"
