@@ -126,6 +126,25 @@ int try_connect(int fd, const Address& address, int wait_ms) {
   return ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &bytes) == 0 ? error : errno;
 }
 
+/// The first of the addresses that answers, else none; `error`: 0, or the errno of the last one.
+UniqueFd connect_to_any(const std::vector<Address>& addresses, const Deadline& deadline,
+                        int* error) {
+  for (std::size_t i = 0; i < addresses.size(); ++i) {
+    UniqueFd fd(::socket(addresses[i].storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                         IPPROTO_TCP));
+    if (!fd) {
+      *error = errno;
+      continue;
+    }
+    set_options(fd.get());
+    // An address that swallows packets leaves time for those after it.
+    const auto left = static_cast<int>(addresses.size() - i);
+    *error = try_connect(fd.get(), addresses[i], std::max(1, deadline.remaining_ms() / left));
+    if (*error == 0) return fd;
+  }
+  return {};
+}
+
 std::string numeric(int fd, int (*name_of)(int, sockaddr*, socklen_t*)) {
   Address address;
   address.bytes = sizeof address.storage;
@@ -165,27 +184,17 @@ std::string tcp_peer_name(const Url& url) {
 TcpSocket connect_tcp(const Url& url, const Deadline& deadline) {
   const std::vector<Address> addresses = resolve(url, deadline);
   int error = ENOENT;
+  UniqueFd fd;
   do {  // the kernel gives an attempt up after kUserTimeoutMs
-    for (std::size_t i = 0; i < addresses.size(); ++i) {
-      UniqueFd fd(::socket(addresses[i].storage.ss_family,
-                           SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
-      if (!fd) {
-        error = errno;
-        continue;
-      }
-      set_options(fd.get());
-      // An address that swallows packets leaves time for those after it.
-      const auto left = static_cast<int>(addresses.size() - i);
-      error = try_connect(fd.get(), addresses[i], std::max(1, deadline.remaining_ms() / left));
-      if (error == 0) {
-        TcpSocket made;
-        made.local_address = numeric(fd.get(), ::getsockname);
-        made.peer_address = numeric(fd.get(), ::getpeername);
-        made.fd = std::move(fd);
-        return made;
-      }
-    }
+    fd = connect_to_any(addresses, deadline, &error);
   } while (error == ETIMEDOUT && deadline.remaining_ms() > 0);
+  if (fd) {
+    TcpSocket made;
+    made.local_address = numeric(fd.get(), ::getsockname);
+    made.peer_address = numeric(fd.get(), ::getpeername);
+    made.fd = std::move(fd);
+    return made;
+  }
   if (error == ETIMEDOUT) throw_timeout(url, "nobody answered", deadline, remedy_of(error));
   throw_errno("connect to", tcp_peer_name(url), error, remedy_of(error));
 }
