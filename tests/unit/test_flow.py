@@ -276,6 +276,31 @@ def test_an_archive_without_the_right_data_is_refused_and_nothing_kept(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_the_recording_is_had_whatever_python_its_package_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in sample._FILES}
+    info = "ob_analytics-0.1.0.dist-info"
+    metadata = "Metadata-Version: 2.1\nName: ob-analytics\nVersion: 0.1.0\nRequires-Python: >=99\n"
+    wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    index = tmp_path / "index"
+    (index / "ob-analytics").mkdir(parents=True)
+    archive = "ob_analytics-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(index / "ob-analytics" / archive, "w") as package:
+        for name in digests:
+            package.writestr(f"ob_analytics/_sample_data/{name}", name)
+        package.writestr(f"{info}/METADATA", metadata)
+        package.writestr(f"{info}/WHEEL", wheel)
+        package.writestr(f"{info}/RECORD", "")
+    link = f'<a href="{archive}" data-requires-python="&gt;=99">{archive}</a>'
+    (index / "ob-analytics" / "index.html").write_text(f"<!DOCTYPE html><html>{link}</html>")
+    monkeypatch.setattr(sample, "_FILES", digests)
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", index.as_uri())
+    assert sample.fetch_sample(tmp_path / "cache").read_text() == "orders.csv.gz"
+
+
 def test_a_download_that_fails_says_why_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
