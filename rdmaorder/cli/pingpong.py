@@ -122,11 +122,12 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "compare",
         help="compare two results",
         description="Says for every level whether it became slower, with the 95 % confidence "
-        "interval over the runs. Exit status 1 when one is slower by more than --fail-above for "
-        "certain, 3 when the two are not comparable.",
+        "interval over the runs, or over the files of two folders, measured in turn. Exit status "
+        "1 when one is slower by more than --fail-above for certain, 3 when the two are not "
+        "comparable.",
     )
-    compare.add_argument("before", type=Path, metavar="A.json")
-    compare.add_argument("after", type=Path, metavar="B.json")
+    compare.add_argument("before", type=Path, metavar="A", help="a result, or a folder of them")
+    compare.add_argument("after", type=Path, metavar="B", help="the same, of what is to be judged")
     compare.add_argument("--fail-above", type=_percent, metavar="P", help="for example 5%%")
     compare.add_argument(
         "--unlike", action="store_true", help="compare even where the environments differ"
@@ -454,7 +455,7 @@ def _write(args: argparse.Namespace, measurement: Measurement, result: dict[str,
 def _compare(args: argparse.Namespace) -> int:
     from rdmaorder.errors import RdmaOrderError
     from rdmaorder.flow.report import write_json
-    from rdmaorder.pingpong.compare import compare, load, one_sided, unlike
+    from rdmaorder.pingpong.compare import compare, load_sides, one_sided, unlike
     from rdmaorder.pingpong.files import check_writable
     from rdmaorder.pingpong.output import Output, open_missing
     from rdmaorder.pingpong.report import print_comparison
@@ -462,7 +463,7 @@ def _compare(args: argparse.Namespace) -> int:
     open_missing()
     check_writable((args.json,))
     output = Output()
-    before, after = load(args.before), load(args.after)
+    before, after = load_sides(args.before, args.after)
     differences = unlike(before, after)
     if args.fail_above is not None:  # what only one side has cannot be said to have passed
         differences += one_sided(before, after)

@@ -1,26 +1,21 @@
-"""Two result files: did it get worse? A verdict with an interval, for people and for CI."""
+"""Two results: did it get worse? A verdict with an interval, for people and for CI."""
 
 from __future__ import annotations
 
-import json
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rdmaorder.errors import InputError
-from rdmaorder.pingpong.files import FORMAT
+from rdmaorder.pingpong.results import FLOORS, QS, dict_in, list_in, load, value_at
 from rdmaorder.pingpong.statistics import change_of
 
-__all__ = ["Change", "Comparison", "compare", "load", "one_sided", "percent", "unlike"]
+__all__ = ["Change", "Comparison", "compare", "load_sides", "one_sided", "percent", "unlike"]
 
-_PYTEST_RUNS = 10
-_QS = (("p50", 0.5), ("p99", 0.99))
-_FLOORS = ("floor_before_ns", "floor_after_ns")
 #: Of fewer runs on a side no 95 % interval exists.
 RUNS_MIN = 4
-#: A time beyond these is a mistake in the file, and a ratio of two within them is finite.
-_NS_MIN, _NS_MAX = 1e-3, 1e18
 #: What of a host has to be alike on either end.
 _HOST = (
     ("cpu", "processor"),
@@ -115,145 +110,72 @@ def percent(text: str) -> float:
     return value
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A result file. InputError when it is none, or of a run that was cut short."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    except ValueError as error:
-        raise InputError(f"is no JSON: {error}", path=str(path)) from None
-    except RecursionError:
-        raise InputError("is no result: nested too deeply", path=str(path)) from None
-    try:
-        if isinstance(content, dict) and {"machine_info", "benchmarks"} <= set(content):
-            content = _from_pytest_benchmark(content)
-        else:
-            _check_kind(content)
-        _check_levels(content["levels"])
-    except _Wrong as error:
-        raise InputError(str(error), path=str(path)) from None
-    result: dict[str, Any] = content
-    return result
+def load_sides(before: Path, after: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two result files; or two folders of them, each as one result in which every file is a run.
+
+    Runs of one call share its memory and its minutes; calls that took turns with those of the other
+    side share neither, so the interval of folders holds what differs from call to call as well.
+    """
+    if before.is_dir() != after.is_dir():
+        folder, file = (before, after) if before.is_dir() else (after, before)
+        raise InputError(f"is a folder and {file} is none: give two of a kind", path=str(folder))
+    read = _load_folder if before.is_dir() else load
+    return read(before), read(after)
 
 
-class _Wrong(Exception):
-    """What is wrong with a file."""
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"it holds {text}")
-
-
-def _check_kind(content: Any) -> None:
-    if not isinstance(content, dict) or content.get("tool") != "rdmaorder pingpong":
-        raise _Wrong("is no result of rdmaorder pingpong --json")
-    if content.get("format") != FORMAT:
-        raise _Wrong(
-            f"has format {content.get('format')!r}, this version reads {FORMAT}: measure again"
-        )
-    if content.get("complete") is not True:
-        raise _Wrong(f"is of a run that was cut short ({content.get('ending')}): measure again")
-    for name in ("plan", "environment", "levels"):
-        if not isinstance(content.get(name), dict):
-            raise _Wrong(f"is damaged: {name} is no object")
-
-
-def _check_levels(levels: dict[str, Any]) -> None:
-    """Whatever is compared is a time; anything else could pass for one that did not get worse."""
-    for name, level in levels.items():
-        runs = level.get("runs") if isinstance(level, dict) else None
-        if not isinstance(runs, list):
-            raise _Wrong(f"is damaged: level {name} has no list of runs")
-        for number, run in enumerate(runs):
-            where = f"is damaged: level {name}, run {number + 1}"
-            if not isinstance(run, dict) or not isinstance(run.get("kept"), bool):
-                raise _Wrong(f"{where} does not say whether it counts")
-            if not isinstance(run.get("rtt_ns"), dict):
-                raise _Wrong(f"{where} has no round trips")
-            floors = {key: run[key] for key in _FLOORS if key in run}
-            if len(floors) == 1:
-                raise _Wrong(f"{where} has {next(iter(floors))} alone")
-            times = {key: run["rtt_ns"][key] for key, _ in _QS if key in run["rtt_ns"]}
-            for key, value in (floors | times if run["kept"] else {}).items():
-                if not _is_time(value):
-                    raise _Wrong(f"{where}: {key} is no time: {value!r:.40}")
-
-
-def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and _NS_MIN <= value <= _NS_MAX
-
-
-def _from_pytest_benchmark(content: dict[str, Any]) -> dict[str, Any]:
-    """The same shape: a benchmark a level, its rounds in ten runs, one after the other."""
-    import numpy as np
-
-    levels: dict[str, Any] = {}
-    for each in _list(content["benchmarks"]):
-        name, rounds = _at(each, "name"), _list(_at(each, "stats.data"))
-        calls = _at(each, "extra_info.calls")
-        calls = 1 if calls is None else calls
-        if not isinstance(name, str):
-            raise _Wrong("is damaged: a benchmark has no name")
-        if not rounds:
-            raise _Wrong("has no single rounds: run pytest with --benchmark-save-data")
-        if not all(_is_number(value) for value in [calls, *rounds]):
-            raise _Wrong(f"is damaged: rounds or calls of {name} are no numbers above 0")
-        ns = np.asarray(rounds, np.float64) * 1e9 / calls
-        levels[name.removeprefix("test_")] = {
-            "runs": [
-                {"kept": True, "rtt_ns": {name: float(np.quantile(part, q)) for name, q in _QS}}
-                for part in np.array_split(ns, min(_PYTEST_RUNS, len(ns)))
-            ]
-        }
-    machine = content["machine_info"]
+def _load_folder(path: Path) -> dict[str, Any]:
+    files = sorted(path.glob("*.json"))
+    if not files:
+        raise InputError("has no result: no file ends in .json", path=str(path))
+    calls = [load(each) for each in files]
+    for file, content in zip(files[1:], calls[1:], strict=True):
+        differences = unlike(calls[0], content) + one_sided(calls[0], content)
+        if differences:
+            raise InputError(
+                f"is not of what {files[0].name} is of: {'; '.join(differences)}; a folder holds "
+                "calls of one command on one host",
+                path=str(file),
+            )
     return {
-        "levels": levels,
-        "plan": {"transport": "pytest-benchmark"},
-        "environment": {
-            "cpu": _at(machine, "cpu.brand_raw") or str(_at(machine, "cpu")),
-            "kernel": _at(machine, "release"),
-            "python": _at(machine, "python_version"),
+        **calls[0],
+        "levels": {
+            name: {**level, "runs": [_median_run(each["levels"][name]) for each in calls]}
+            for name, level in calls[0]["levels"].items()
         },
     }
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value <= _NS_MAX
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _at(content: Any, path: str) -> Any:
-    value = content
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def _median_run(level: dict[str, Any]) -> dict[str, Any]:
+    """What a call says of a level, in the shape of a run: the medians of the runs that count."""
+    kept = [run for run in level["runs"] if run["kept"]]
+    to_floor = bool(kept) and _has_floor(level)
+    floors = {name: statistics.median(run[name] for run in kept) for name in FLOORS if to_floor}
+    scale = sum(floors.values()) if to_floor else 1.0
+    times = {name: _values(level, name, to_floor=to_floor) for name, _ in QS}
+    return {
+        "kept": bool(kept),
+        "rtt_ns": {name: statistics.median(of) * scale for name, of in times.items() if of},
+        **floors,
+    }
 
 
 def _pinned(content: dict[str, Any], host: str, key: str) -> str:
-    found = (_dict(each).get(key) for each in _list(_at(content, f"{host}.pinned")))
+    found = (dict_in(each).get(key) for each in list_in(value_at(content, f"{host}.pinned")))
     return "; ".join(str(each) for each in found if each is not None)
 
 
 def _devices(content: dict[str, Any], host: str) -> str:
     """Firmware and place of the RDMA devices, where orders went through one."""
-    if _at(content, "plan.transport") != "rdma":
+    if value_at(content, "plan.transport") != "rdma":
         return ""
     keys = ("name", "firmware", "numa_node")
-    devices = _list(_at(content, f"{host}.devices"))
-    return "; ".join(", ".join(f"{key} {_at(each, key)}" for key in keys) for each in devices)
+    devices = list_in(value_at(content, f"{host}.devices"))
+    return "; ".join(", ".join(f"{key} {value_at(each, key)}" for key in keys) for each in devices)
 
 
 def _end_facts(level: dict[str, Any]) -> dict[str, Any]:
     """What a level's ends were granted: windows, slots, the queue pair, the journal's folder."""
-    granted = {**_dict(_at(level, "ends")), **_dict(_at(level, "ends.verbs"))}
+    granted = {**dict_in(value_at(level, "ends")), **dict_in(value_at(level, "ends.verbs"))}
     facts = {key: value for key, value in granted.items() if key not in _OWN}
     if "journal" in granted:  # in a folder that is new for each measurement
         facts["journal"] = str(Path(str(granted["journal"])).parent.parent)
@@ -269,7 +191,7 @@ def _end_pairs(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[
 
 def unlike(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two measurements that should not."""
-    pairs = [(what, _at(before, path), _at(after, path)) for path, what in _SAME]
+    pairs = [(what, value_at(before, path), value_at(after, path)) for path, what in _SAME]
     for host, whose in (("environment", ""), ("server_environment", " of the server")):
         for key, what in _PINNED:
             a, b = (_pinned(content, host, key) for content in (before, after))
@@ -296,13 +218,13 @@ def _values(level: dict[str, Any], quantile: str, *, to_floor: bool) -> list[flo
             continue
         value = run["rtt_ns"][quantile]
         if to_floor:
-            value /= sum(run[name] for name in _FLOORS)
+            value /= sum(run[name] for name in FLOORS)
         values.append(value)
     return values
 
 
 def _has_floor(level: dict[str, Any]) -> bool:
-    return all(_FLOORS[0] in run for run in level["runs"] if run["kept"])
+    return all(FLOORS[0] in run for run in level["runs"] if run["kept"])
 
 
 def compare(
@@ -332,7 +254,8 @@ def compare(
             if min(len(a), len(b)) < RUNS_MIN:
                 raise InputError(
                     f"{name}: {len(a)} and {len(b)} runs that count, {RUNS_MIN} are needed on each "
-                    "side for an interval; measure with more --repeats"
+                    "side for an interval; measure with more --repeats, or call more often for a "
+                    "folder"
                 )
             changes.append(_change(name, quantile, to_floor, a, b, fail_above))
     failed = any(each.verdict == "SLOWER" for each in changes)

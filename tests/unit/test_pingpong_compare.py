@@ -12,6 +12,7 @@ from pingpong_support import pingpong
 
 from rdmaorder.errors import InputError
 from rdmaorder.pingpong import compare as comparing
+from rdmaorder.pingpong.results import load
 
 
 def test_files_of_pytest_benchmark_are_compared_the_same_way(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_files_of_pytest_benchmark_are_compared_the_same_way(tmp_path: Path) -> 
         benchmark = {"name": "test_call", "stats": {"data": rounds}, "extra_info": {"calls": 10}}
         machine = {"release": "6.1", "python_version": "3.11", "cpu": {"brand_raw": "X"}}
         path.write_text(json.dumps({"machine_info": machine, "benchmarks": [benchmark]}))
-        files.append(comparing.load(path))
+        files.append(load(path))
     assert comparing.unlike(*files) == []
     result = comparing.compare(*files, fail_above=0.1)
     assert result.failed
@@ -100,7 +101,7 @@ def test_a_file_that_is_no_whole_result_is_refused(
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(InputError, match=complaint):
-        comparing.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.1", 0.1), (" 7.5% ", 0.075)])
@@ -141,7 +142,7 @@ def test_what_is_no_time_is_refused_where_it_could_have_passed(
     path = tmp_path / "a.json"
     path.write_text(json.dumps(changed(f"{RUN}.{name}", value)))
     with pytest.raises(InputError, match=r"run 2: \S+ is no time|it holds (NaN|Infinity)"):
-        comparing.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_run_that_lacks_something_is_refused(tmp_path: Path, name: str, compla
     path = tmp_path / "a.json"
     path.write_text(json.dumps(changed(f"{RUN}.{name}", None)))
     with pytest.raises(InputError, match=complaint):
-        comparing.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -234,3 +235,64 @@ def test_a_level_that_one_side_lacks_is_no_pass(tmp_path: Path) -> None:
 def test_a_bare_number_that_was_meant_in_percent_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match=f"write that or {text}%"):
         comparing.percent(text)
+
+
+def folder_of(path: Path, calls: list[dict[str, Any]]) -> Path:
+    """A folder with one file for each call."""
+    path.mkdir()
+    for number, content in enumerate(calls):
+        (path / f"{number}.json").write_text(json.dumps(content))
+    return path
+
+
+def test_what_differs_from_call_to_call_fails_no_folder(tmp_path: Path) -> None:
+    calls = [1.0, 1.2, 1.01, 1.19, 1.02]
+    of_file = [result([x * factor for x in OLD]) for factor in calls]
+    assert comparing.compare(of_file[0], of_file[1], fail_above=0.05).failed  # the same program
+    turned = [*of_file[2:], *of_file[:2]]
+    folders = [folder_of(tmp_path / name, of) for name, of in (("a", of_file), ("b", turned))]
+    same = comparing.compare(*comparing.load_sides(*folders), fail_above=0.05)
+    assert [(each.verdict, each.before, each.after) for each in same.changes] == [
+        ("same", pytest.approx(1.02), pytest.approx(1.02)),
+        ("same", pytest.approx(2.04), pytest.approx(2.04)),
+    ]
+    slow = [result([x * factor * 1.5 for x in OLD]) for factor in calls]
+    names = (str(folders[0]), str(folder_of(tmp_path / "slow", slow)))
+    assert "+50.0%" in pingpong("compare", *names, "--fail-above", "5%", status=1)
+
+
+def test_a_folder_without_floors_is_compared_in_nanoseconds(tmp_path: Path) -> None:
+    calls = [result(OLD) for _ in range(4)]
+    for content in calls:
+        for run in content["levels"]["session"]["runs"]:
+            del run["floor_before_ns"], run["floor_after_ns"]
+        content["levels"]["session"]["runs"][0]["kept"] = False
+    folders = [folder_of(tmp_path / name, calls) for name in "ab"]
+    change, _ = comparing.compare(*comparing.load_sides(*folders), fail_above=None).changes
+    assert (change.measure, change.before) == ("ns", 200.0)  # 198, 199, 201, 202 count
+
+
+def test_a_call_of_which_nothing_counts_does_not_count_in_its_folder(tmp_path: Path) -> None:
+    calls = [result(OLD) for _ in range(4)]
+    for run in calls[2]["levels"]["session"]["runs"]:
+        run["kept"] = False
+    folders = [folder_of(tmp_path / name, calls) for name in "ab"]
+    with pytest.raises(InputError, match=r"3 and 3 runs that count, .* for a folder"):
+        comparing.compare(*comparing.load_sides(*folders), fail_above=None)
+
+
+def test_a_folder_of_unlike_calls_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", [result(OLD), result(OLD, kernel="6.2")])
+    with pytest.raises(InputError, match=r"not of what 0\.json is of: kernel: 6\.1 and 6\.2"):
+        comparing.load_sides(folder, folder)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="no file ends in"):
+        comparing.load_sides(tmp_path / "none", folder)
+
+
+def test_a_folder_and_a_file_are_not_of_a_kind(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "a", [result(OLD)])
+    with pytest.raises(InputError, match="give two of a kind"):
+        comparing.load_sides(folder, folder / "0.json")
+    with pytest.raises(InputError, match="give two of a kind"):
+        comparing.load_sides(folder / "0.json", folder)
