@@ -88,6 +88,12 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
         "--rate", type=float, metavar="R", help="orders a second, answered or not (open loop)"
     )
     what.add_argument("--replay", type=Path, metavar="FILE", help="pace of recorded order flow")
+    what.add_argument(
+        "--format",
+        dest="file_format",
+        choices=("csv", "ob-analytics", "lobster"),
+        help="of the recording (default csv; docs/replay.md)",
+    )
     what.add_argument("--speed", type=float, metavar="F", help="replay so much faster (default 1)")
     what.add_argument("--journal", metavar="DIR", help="where the journal levels keep theirs")
     what.add_argument(
@@ -363,7 +369,7 @@ def _replay_times(args: argparse.Namespace) -> Any:
     from rdmaorder.flow.formats import read_flow
     from rdmaorder.pingpong.plan import MOST_SAMPLES, due_times_like
 
-    flow = read_flow(args.replay)
+    flow = read_flow(args.replay, file_format=args.file_format or "csv")
     if len(flow) < 2:
         raise InputError("has fewer than two client messages", path=str(args.replay))
     count = args.iters if args.duration is None else MOST_SAMPLES

@@ -6,6 +6,7 @@ mean something else and are mapped here. docs/replay.md has the tables and the r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -51,7 +52,7 @@ def read_flow(
         raise InputError(f"a file of trades is for the ob-analytics format, not {file_format}")
     amounts = partial(decimals.quantities, exponent=quantity_exponent)
     if file_format == "csv":
-        source = CsvSource(path)
+        source = CsvSource(path, remedy=_remedy)
         chunks = source.chunks(_CSV_COLUMNS)
         return assemble(source.path, (_csv(chunk, amounts) for chunk in chunks))
     if file_format == "lobster":
@@ -62,6 +63,16 @@ def read_flow(
         source = CsvSource(path)
         return assemble(source.path, _ob_analytics(source, _executed(path, trades), amounts))
     raise InputError(f"order flow format {file_format!r} is none of {', '.join(FORMATS)}")
+
+
+def _remedy(header: Sequence[str]) -> str:
+    """Where a header line that is not ``csv``'s looks like that of another format: which."""
+    if set(_OB_COLUMNS) <= set(header):
+        return "; they are those of --format ob-analytics"
+    numbers = [re.fullmatch(r"-?\d+(\.\d+)?", each) for each in header]
+    if len(header) == len(_LOBSTER_COLUMNS) and all(numbers):
+        return ": a row of --format lobster, which has no header line?"
+    return ""
 
 
 Amounts = Callable[[Sequence[str]], tuple[Int64Array, int]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,11 +42,20 @@ class CsvSource:
     many fields as there are columns. Raises InputError with the path and the line.
     """
 
-    def __init__(self, path: Path, header: Sequence[str] | None = None) -> None:
-        """``header``: names of the columns of a file without a header line."""
+    def __init__(
+        self,
+        path: Path,
+        header: Sequence[str] | None = None,
+        remedy: Callable[[Sequence[str]], str] = lambda header: "",
+    ) -> None:
+        """``header``: names of the columns of a file without a header line.
+
+        ``remedy``: what to add to the error of a header line that lacks columns.
+        """
         self.path = str(path)
         self._file_path = path
         self._header = list(header) if header is not None else None
+        self._remedy = remedy
 
     def _error(self, message: str, line: int | None = None) -> InputError:
         return InputError(message, path=self.path, line=line)
@@ -119,7 +128,7 @@ class CsvSource:
         if missing:
             raise self._error(
                 f"lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-                f"the header line has {', '.join(map(repr, header))}",
+                f"the header line has {', '.join(map(repr, header))}{self._remedy(header)}",
                 reader.line_num,  # type: ignore[attr-defined]
             )
         repeated = [name for name in required if header.count(name) > 1]

@@ -19,6 +19,7 @@ def check_options(args: argparse.Namespace) -> None:
         raise ConfigError(f"--transport {args.transport} contradicts --to {args.to}: leave it out")
     server, remote = args.listen is not None, args.to is not None
     both_rdma = not server and not remote and args.transport == "rdma"
+    replays = args.replay is not None
     to_rdma = remote and args.to.startswith("rdma:")
     in_url = "it is for --transport rdma; a server's is in its URL, rdma://…?device=DEV"
     for option, value, heeded, remedy in (
@@ -28,7 +29,8 @@ def check_options(args: argparse.Namespace) -> None:
         ("--address", args.address, both_rdma, "it is for --transport rdma; else a URL has it"),
         ("--server-device", args.server_device, both_rdma, in_url),
         ("--device", args.device, both_rdma or (to_rdma and not server), in_url),
-        ("--speed", args.speed, args.replay is not None, "it is that of --replay FILE; give both"),
+        ("--speed", args.speed, replays, "it is that of --replay FILE; give both"),
+        ("--format", args.file_format, replays, "it is that of --replay FILE; give both"),
     ):
         if value is not None and not heeded:
             raise ConfigError(f"{option}{'' if value is True else f' {value}'}: {remedy}")

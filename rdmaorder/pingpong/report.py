@@ -239,9 +239,14 @@ def _worst(name: str, orders: list[dict[str, Any]]) -> Any:
             str(each["repeat"] + 1),
             f"{each['index']:,}",
             f"{each['at_s'] * 1e3:.2f} ms",
-            "; ".join(each["causes"]),
+            "; ".join([*each["causes"], *_held_up_with(each)]),
         )
     return table
+
+
+def _held_up_with(order: dict[str, Any]) -> list[str]:
+    others = order["stall_orders"] - 1
+    return [f"with it {others:,} other{'s' if others > 1 else ''}"] if others else []
 
 
 def _footer(result: dict[str, Any]) -> list[str]:

@@ -14,6 +14,8 @@ __all__ = ["worst_orders"]
 
 #: A gap in the sender's looks that explains an order: this part of its time.
 _GAP_PART = 0.5
+#: A paced order that took this many times the usual was held up.
+_HELD_UP = 2
 #: Columns of an anomaly behind the two ends of its window (``pingpong.hpp``).
 _ANOMALY = ("voluntary", "involuntary", "minor_faults", "major_faults", "migrated")
 
@@ -29,24 +31,45 @@ class _Usual:
 
 
 def worst_orders(runs: Sequence[Run], count: int) -> list[dict[str, Any]]:
-    """The ``count`` slowest of all ``runs``, the slowest first."""
-    found: list[tuple[float, _Usual, int]] = []
+    """The ``count`` slowest of all ``runs``, the slowest first; of one stall the slowest alone."""
+    found: list[tuple[float, _Usual, int, int]] = []
     for usual in map(_Usual, runs):
         rtt = usual.rtt_ns
-        for place in np.argsort(rtt)[::-1][:count]:
-            found.append((float(rtt[place]), usual, int(place)))
+        stalls = _stalls(usual)
+        slowest_first = np.argsort(rtt)[::-1]
+        _, firsts = np.unique(stalls[slowest_first], return_index=True)
+        for place in slowest_first[np.sort(firsts)[:count]]:
+            together = int(np.count_nonzero(stalls == stalls[place]))
+            found.append((float(rtt[place]), usual, int(place), together))
     found.sort(key=lambda each: -each[0])
-    return [_whole(usual, place, rtt_ns) for rtt_ns, usual, place in found[:count]]
+    return [_whole(usual, place, together) for _, usual, place, together in found[:count]]
 
 
-def _whole(usual: _Usual, place: int, rtt_ns: float) -> dict[str, Any]:
-    run, index = usual.run, int(usual.answered[place])
+def _stalls(usual: _Usual) -> Any:
+    """A number for each order, the same for those that one stall held up.
+
+    An open loop's stall is in every order that was due meanwhile, and in those behind them until
+    they have caught up: neighbours that all took longer than usual. In a closed loop each order
+    has a stall of its own.
+    """
+    each = np.arange(len(usual.rtt_ns))
+    if usual.run.rate_asked is None:
+        return each
+    held_up = usual.rtt_ns > _HELD_UP * usual.usual_ns
+    # The place of the last order before it that was not held up, and of that itself one below 0.
+    return np.where(held_up, np.maximum.accumulate(np.where(held_up, -1, each)), -2 - each)
+
+
+def _whole(usual: _Usual, place: int, together: int) -> dict[str, Any]:
+    run, rtt_ns = usual.run, float(usual.rtt_ns[place])
+    index = int(usual.answered[place])
     row = run.samples[index]
     result: dict[str, Any] = {
         "repeat": run.repeat,
         "index": index,
         "at_s": round(float(usual.times_s[place]), 6),
         "rtt_ns": round(rtt_ns, 1),
+        "stall_orders": together,
         "usual_ns": round(usual.usual_ns, 1),
         "late_ns": round((int(row[1]) - int(row[0])) / run.ticks_per_ns, 1),
         "longest_gap_ns": round(int(row[3]) / run.ticks_per_ns, 1),

@@ -216,6 +216,16 @@ def test_orders_may_come_at_the_pace_of_a_recording(tmp_path: Path) -> None:
     assert result["plan"]["loop"] == "paced"
 
 
+def test_a_recording_may_be_of_another_format(tmp_path: Path) -> None:
+    path = tmp_path / "aapl.csv"
+    rows = (f"34200.00{n}0,1,{n},100,1{n}0000,1\n" for n in range(1, 9))
+    path.write_text("".join(rows))
+    assert "a row of --format lobster" in pingpong(*FEW, "--replay", str(path), status=2)
+    result = measured(tmp_path, "--replay", str(path), "--format", "lobster", "--level", "raw")
+    run = result["levels"]["raw"]["runs"][0]
+    assert (run["answered"], round(run["rate_asked_per_s"])) == (8, 1000)
+
+
 def test_the_histogram_log_and_the_plots_can_be_read(tmp_path: Path) -> None:
     reader = pytest.importorskip("hdrh.log")
     pytest.importorskip("matplotlib")
@@ -351,6 +361,7 @@ def test_nobody_listening_says_how_to_start_the_other_end(tmp_path: Path) -> Non
         (("--device", "mlx5_0"), "--device mlx5_0: it is for --transport rdma"),
         (("--listen", "rdma://0.0.0.0:0", "-d", "mlx5_0"), "--device mlx5_0: it is for"),
         (("--speed", "2"), "--speed 2.0: it is that of --replay"),
+        (("--format", "lobster"), "--format lobster: it is that of --replay"),
         (("--once",), "--once: it is a server's"),
     ],
 )

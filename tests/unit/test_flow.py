@@ -105,6 +105,19 @@ def test_an_empty_file_and_one_with_other_columns_say_what_is_expected(tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("first", "remedy"),
+    [
+        ("id,timestamp,exchange_timestamp,price,volume,action,direction", "--format ob-analytics$"),
+        ("34200.0189,1,16113575,18,5853300,-1", "a row of --format lobster,"),
+        ("34200.0189,1,16113575,18,5853300,x", "'x'$"),
+    ],
+)
+def test_a_file_of_another_format_is_told_which(tmp_path: Path, first: str, remedy: str) -> None:
+    with pytest.raises(InputError, match=remedy):
+        read_flow(write(tmp_path / "f.csv", f"{first}\n"))
+
+
+@pytest.mark.parametrize(
     ("row", "words"),
     [
         ("x,N,1,B,1,1,", "t_ns 'x' is not an integer"),

@@ -85,7 +85,14 @@ def test_no_cell_of_any_table_is_cut_however_large_the_numbers(width: int) -> No
     ]
     waterfall = {"orders": 3000, "clocks": "one clock", "clock_error_ns": 0, "stages": steps}
     waterfall |= {"round_trip_p50_ns": 1e6, "round_trip_p99_ns": 1e6}
-    worst = {"rtt_ns": 28e6, "repeat": 0, "index": 1_000_000, "at_s": 99.0, "causes": ["x " * 90]}
+    worst = {
+        "rtt_ns": 28e6,
+        "repeat": 0,
+        "stall_orders": 10**6,
+        "index": 1_000_000,
+        "at_s": 99.0,
+        "causes": ["x " * 90],
+    }
     for name, level in content["levels"].items():
         more = {"floor_ns": spread, "p50_to_floor": spread, "p99_to_floor": spread, "runs_kept": 10}
         more |= {"runs": [run], "waterfall": waterfall, "worst": [worst]}

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rdmaorder.errors import ConfigError
+from rdmaorder.pingpong import report
 from rdmaorder.pingpong.external import (
     parse_fi_pingpong,
     parse_hdr_percentiles,
@@ -216,6 +218,28 @@ def test_a_sender_that_kept_looking_is_not_blamed_for_what_the_kernel_did() -> N
 def test_an_order_behind_a_stall_is_said_to_have_waited() -> None:
     run = run_of([100, 100, 100], due=[0, 1000, 0])
     assert "waited behind earlier orders" in worst_orders([run], 1)[0]["causes"][0]
+
+
+def test_of_one_stall_the_slowest_order_alone_is_kept() -> None:
+    """Two stalls of 3000 and 9000 ns in a hundred paced orders, one each 1000 ns."""
+    held_up = {20: 3000, 21: 2100, 22: 1200, **{60 + n: 9000 - 900 * n for n in range(9)}}
+    rtt = [held_up.get(n, 100) for n in range(100)]
+    run = run_of(rtt)
+    run.rate_asked = 1e6
+    worst = worst_orders([run, run], 4)
+    assert [(each["index"], each["stall_orders"]) for each in worst[:2]] == [(60, 9), (60, 9)]
+    assert [(each["index"], each["stall_orders"]) for each in worst[2:]] == [(20, 3), (20, 3)]
+    others = worst_orders([run], 100)
+    assert [each["stall_orders"] for each in others] == [9, 3, *[1] * 88]  # 100 orders in all
+    assert "with it 2 others" in shown_worst(worst[2:])
+    run.rate_asked = None  # a closed loop's orders never wait for each other
+    assert [each["index"] for each in worst_orders([run], 3)] == [60, 61, 62]
+
+
+def shown_worst(orders: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(report._worst("raw", orders))
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
