@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cache, packages
+from . import archive, cache, packages
 from .failure import MachineFailure
 
-_PACKAGE = re.compile(r"^linux-image-6\.1\.0-(\d+)-amd64-unsigned\b", re.MULTILINE)
-_POOL = "https://deb.debian.org/debian/pool/main/l/linux/"
+_PACKAGE = re.compile(r"linux-image-6\.1\.0-(\d+)-amd64-unsigned")
 # What the machine needs, in the order of need; their dependencies come from modules.dep.
 MODULES = (
     "virtio_pci",
@@ -69,7 +68,10 @@ def _cached(where: Path) -> Kernel | None:
 
 
 def _fetch(draft: Path) -> Path:
-    """The kernel's .deb: RDMAORDER_RDMA_KERNEL when set, else downloaded with apt into `draft`."""
+    """The kernel's .deb: RDMAORDER_RDMA_KERNEL when set, else downloaded into `draft`.
+
+    With apt where it offers it, as on Debian 12, else from Debian's archive.
+    """
     draft.mkdir(parents=True)
     named = os.environ.get("RDMAORDER_RDMA_KERNEL")
     if named:
@@ -78,10 +80,13 @@ def _fetch(draft: Path) -> Path:
         return Path(named)
     package = _newest() or _after_update()
     if package is None:
-        raise MachineFailure(
-            "apt offers no linux-image-6.1.0-NN-amd64-unsigned here. Download that package from "
-            f"{_POOL} and name the file: RDMAORDER_RDMA_KERNEL=/path/to/the.deb"
-        )
+        try:
+            return archive.fetch_newest(_PACKAGE, draft)
+        except MachineFailure as failure:
+            raise MachineFailure(
+                f"apt offers no linux-image-6.1.0-NN-amd64-unsigned here, and {failure}. Download "
+                "that package of Debian 12 and name it: RDMAORDER_RDMA_KERNEL=/path/to/the.deb"
+            ) from None
     command = ["apt-get", "-q", "download", package]
     result = subprocess.run(command, cwd=draft, capture_output=True, text=True)
     files = list(draft.glob("*.deb"))
@@ -93,14 +98,9 @@ def _fetch(draft: Path) -> Path:
 def _newest() -> str | None:
     if shutil.which("apt-cache") is None:
         return None
-    command = [
-        "apt-cache",
-        "search",
-        "--names-only",
-        r"^linux-image-6\.1\.0-[0-9]+-amd64-unsigned$",
-    ]
+    command = ["apt-cache", "search", "--names-only", "^linux-image-6[.]1[.]0-.*-unsigned$"]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
-    numbers = [int(match[1]) for match in _PACKAGE.finditer(listed)]
+    numbers = [int(match[1]) for match in map(_PACKAGE.match, listed.splitlines()) if match]
     return f"linux-image-6.1.0-{max(numbers)}-amd64-unsigned" if numbers else None
 
 
