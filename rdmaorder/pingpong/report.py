@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rdmaorder.pingpong.hazards import Hazard
-from rdmaorder.pingpong.statistics import QUANTILES
+from rdmaorder.pingpong.statistics import QUANTILES, time_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,16 +46,6 @@ def _table(title: str, *columns: str, fold: bool = False) -> Any:
     for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=not fold, overflow="fold")
     return table
-
-
-def time_text(value_ns: float | None) -> str:
-    """For a column: three digits and a unit."""
-    if value_ns is None or value_ns != value_ns:
-        return "–"
-    for unit_ns, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
-        if value_ns >= unit_ns:
-            return f"{value_ns / unit_ns:.3g} {unit}"
-    return f"{value_ns:.0f} ns"
 
 
 def ratio_text(found: dict[str, Any] | None, key: str) -> str:
@@ -195,8 +185,8 @@ def _references(result: dict[str, Any]) -> Any:
     for name in result["references"]:
         for level, found in result["levels"].items():
             ratio = found["ratio"].get(name)
-            if ratio:
-                table.add_row(name, level, ratio_text(ratio, "p50"), ratio_text(ratio, "p99"))
+            cells = [ratio_text(ratio, "p50"), ratio_text(ratio, "p99")]
+            table.add_row(name, level, *(cells if ratio else ["no pair of runs counts", ""]))
     return table
 
 

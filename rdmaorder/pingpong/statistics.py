@@ -20,6 +20,7 @@ __all__ = [
     "ratio_of",
     "spread",
     "summary",
+    "time_text",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -81,6 +82,16 @@ def is_steady(before_ns: float, after_ns: float) -> bool:
 def main_class(classes: Sequence[str]) -> str | None:
     """The placement class that most steady runs were in, None without any."""
     return Counter(classes).most_common(1)[0][0] if classes else None
+
+
+def time_text(value_ns: float | None) -> str:
+    """For a column: three digits and a unit."""
+    if value_ns is None or value_ns != value_ns:
+        return "–"
+    for unit_ns, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
+        if value_ns >= unit_ns:
+            return f"{value_ns / unit_ns:.3g} {unit}"
+    return f"{value_ns:.0f} ns"
 
 
 def _digits(value: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rdmaorder.pingpong.runs import Run
+from rdmaorder.pingpong.statistics import time_text
 from rdmaorder.pingpong.waterfall import stages_of
 
 __all__ = ["worst_orders"]
@@ -125,7 +126,7 @@ def _causes(
     stages = facts.get("stages_ns")
     if stages:
         slowest = max(stages, key=lambda name: stages[name])
-        return [*causes, f"most of it ({stages[slowest] / 1e3:.1f} µs) until: {slowest}"]
+        return [*causes, f"most of it ({time_text(stages[slowest])}) until: {slowest}"]
     other = "the answer came late though the sender kept looking: the other side or the way"
     return causes or [other]
 

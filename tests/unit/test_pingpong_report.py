@@ -61,6 +61,14 @@ def test_every_reference_is_named_beside_every_level_with_its_ratios(width: int)
     assert all(row[2:] == ["0.123", "(0.118", "…", "12.3)"] * 2 for row in rows)
 
 
+def test_a_reference_of_which_no_pair_of_runs_counts_says_so() -> None:
+    content = result()
+    content["levels"] = {"raw": {**content["levels"]["raw"], "ratio": dict.fromkeys(REFERENCES)}}
+    lines = printed(content, 100)
+    told = [line.split()[:2] for line in lines if "no pair of runs counts" in line]
+    assert told == [[name, "raw"] for name in REFERENCES]
+
+
 @pytest.mark.parametrize("width", [80, 100, 110, 140])
 def test_no_cell_of_a_table_is_cut(width: int) -> None:
     lines = printed(result(), width)
