@@ -153,9 +153,10 @@ def test_paced_orders_go_over_the_wire(wire: Wire, server: str, tmp_path: Path) 
 
 def test_a_server_that_is_killed_leaves_a_marked_result(wire: Wire, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
+    options = ("-D", "60", "--warm-up", "1", "-d", wire.far.device, "--json", str(out))
     with listening(wire) as (process, url):
         client = subprocess.Popen(
-            [*COMMAND, "-D", "60", "--to", url, "-d", wire.far.device, "--json", str(out)],
+            [*COMMAND, *options, "--to", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -166,8 +167,8 @@ def test_a_server_that_is_killed_leaves_a_marked_result(wire: Wire, tmp_path: Pa
             assert client.poll() is None
         time.sleep(3)  # of the sixty
         process.kill()
-        text, _ = client.communicate(timeout=120)
-    assert client.returncode == 1, text
+        text, complaint = client.communicate(timeout=120)
+    assert client.returncode == 1, text + complaint
     result = json.loads(out.read_text())
     assert (result["complete"], result["ending"]) == (False, "peer lost")
     assert result["levels"]["session"]["count"] > 0
