@@ -194,7 +194,7 @@ py::dict raw_facts(RawEnd& end) {
 PyObject* read_ticks(PyObject* /*self*/, PyObject* /*unused*/) {
   return PyLong_FromUnsignedLongLong(ticks());
 }
-PyMethodDef ticks_method{"ticks", read_ticks, METH_NOARGS, "The cycle counter now."};
+PyMethodDef ticks_method{"ticks", read_ticks, METH_NOARGS, "ticks()\n--\n\nThe cycle counter now."};
 
 void bind_raw(py::module_& m) {
   py::class_<RawEnd>(m, "PingPongRaw", "One end of a bare transport (pingpong.hpp).")

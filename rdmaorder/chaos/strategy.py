@@ -158,9 +158,8 @@ class Strategy:
         )
         entries["state"] = EntryState.INTENT
         entries["life"] = self._settings.life
-        entries["message"] = slots.view(np.dtype((np.void, 64))).view(
-            np.dtype({"names": ["m"], "formats": [f"V{MESSAGE_BYTES}"], "itemsize": 64})
-        )["m"]
+        parts = [("message", f"V{MESSAGE_BYTES}"), ("commit", f"V{64 - MESSAGE_BYTES}")]
+        entries["message"] = slots.view(np.dtype((np.void, 64))).view(np.dtype(parts))["message"]
         self._ledger.append(entries)
         self._push(slots, start)
         return True

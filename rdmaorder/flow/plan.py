@@ -82,7 +82,7 @@ def _follow_chains(flow: Flow, keys: Int64Array) -> _Chains:
     and the id it brought never comes into being.
     """
     count = len(keys)
-    key_count = int(keys.max()) + 1 if count else 0
+    key_count = int(np.max(keys)) + 1 if count else 0
     latest, side_of, price_of = [-1] * key_count, [0] * key_count, [NO_PRICE] * key_count
     open_quantity = [0] * key_count
     named = [-1] * count

@@ -59,7 +59,7 @@ def _slowest(runs: list[Run]) -> dict[str, Any] | None:
     answered = [run for run in runs if run.count]
     if not answered:
         return None
-    run = max(answered, key=lambda each: float(each.rtt_ns().max()))
+    run = max(answered, key=lambda each: float(np.max(each.rtt_ns())))
     return {"repeat": run.repeat, "s": run.max_at_s}
 
 
