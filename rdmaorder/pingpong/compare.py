@@ -116,11 +116,21 @@ def load_sides(before: Path, after: Path) -> tuple[dict[str, Any], dict[str, Any
     Runs of one call share its memory and its minutes; calls that took turns with those of the other
     side share neither, so the interval of folders holds what differs from call to call as well.
     """
-    if before.is_dir() != after.is_dir():
-        folder, file = (before, after) if before.is_dir() else (after, before)
-        raise InputError(f"is a folder and {file} is none: give two of a kind", path=str(folder))
-    read = _load_folder if before.is_dir() else load
+    folders = [path for path in (before, after) if _is_folder(path)]
+    if len(folders) == 1:
+        file = after if folders == [before] else before
+        raise InputError(
+            f"is a folder and {file} is none: give two of a kind", path=str(folders[0])
+        )
+    read = _load_folder if folders else load
     return read(before), read(after)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # reading it as a file says why
+        return False
 
 
 def _load_folder(path: Path) -> dict[str, Any]:
