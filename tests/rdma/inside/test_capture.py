@@ -24,9 +24,12 @@ TAKEN = ("captured", "received by filter")
 @contextmanager
 def capture(netdev: str, file: Path, what: str, least_bytes: int) -> Iterator[None]:
     """tcpdump into ``file``, from when it listens until all has been written."""
-    words = ["tcpdump", "-Z", "root", "-U", "-B", "8192", "-i", netdev, "-w", str(file)]
-    words += what.split()
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    # It may not open our file: it is another user then (with -Z root Ubuntu 24.04's ends at once).
+    words = ["tcpdump", "-U", "-B", "8192", "-i", netdev, "-w", "-", *what.split()]
+    with (
+        file.open("wb") as written,
+        subprocess.Popen(words, stdout=written, stderr=subprocess.PIPE, text=True) as process,
+    ):
         assert process.stderr is not None
         said = process.stderr.readline()
         while "listening on" not in said:
