@@ -35,13 +35,12 @@ def worst_orders(runs: Sequence[Run], count: int) -> list[dict[str, Any]]:
     """The ``count`` slowest of all ``runs``, the slowest first; of one stall the slowest alone."""
     found: list[tuple[float, _Usual, int, int]] = []
     for usual in map(_Usual, runs):
-        rtt = usual.rtt_ns
-        stalls = _stalls(usual)
-        slowest_first = np.argsort(rtt)[::-1]
-        _, firsts = np.unique(stalls[slowest_first], return_index=True)
-        for place in slowest_first[np.sort(firsts)[:count]]:
-            together = int(np.count_nonzero(stalls == stalls[place]))
-            found.append((float(rtt[place]), usual, int(place), together))
+        slowest_first = np.argsort(usual.rtt_ns)[::-1]
+        stalls = _stalls(usual)[slowest_first]
+        _, firsts, sizes = np.unique(stalls, return_index=True, return_counts=True)
+        for stall in np.argsort(firsts)[:count]:
+            place = int(slowest_first[firsts[stall]])
+            found.append((float(usual.rtt_ns[place]), usual, place, int(sizes[stall])))
     found.sort(key=lambda each: -each[0])
     return [_whole(usual, place, together) for _, usual, place, together in found[:count]]
 
@@ -57,7 +56,7 @@ def _stalls(usual: _Usual) -> Any:
     if usual.run.rate_asked is None:
         return each
     held_up = usual.rtt_ns > _HELD_UP * usual.usual_ns
-    # The place of the last order before it that was not held up, and of that itself one below 0.
+    # Of those held up the place of the last one before them that was not; else one of its own.
     return np.where(held_up, np.maximum.accumulate(np.where(held_up, -1, each)), -2 - each)
 
 
