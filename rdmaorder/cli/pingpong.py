@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rdmaorder.flow import FORMATS
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -91,7 +93,7 @@ def _add_what(what: argparse._ArgumentGroup) -> None:
     what.add_argument(
         "--format",
         dest="file_format",
-        choices=("csv", "ob-analytics", "lobster"),
+        choices=FORMATS,
         help="of the recording (default csv; docs/replay.md)",
     )
     what.add_argument("--speed", type=float, metavar="F", help="replay so much faster (default 1)")

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rdmaorder.flow import FORMATS
+
 if TYPE_CHECKING:
     from rdmaorder.flow.plan import SessionPlan
     from rdmaorder.flow.report import ReplayReport
@@ -44,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--format",
         dest="file_format",
-        choices=("csv", "ob-analytics", "lobster"),
+        choices=FORMATS,
         default="csv",
         help="what the columns mean (default csv; docs/replay.md)",
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from rdmaorder.errors import InputError
-from rdmaorder.flow import decimals
+from rdmaorder.flow import FORMATS, decimals
 from rdmaorder.flow.decimals import BadValue, Int64Array
 from rdmaorder.flow.source import Chunk, CsvSource
 from rdmaorder.flow.table import Events, Flow, assemble
@@ -27,8 +27,6 @@ _CSV_COLUMNS = ("t_ns", "msg", "order_id", "side", "price", "qty")
 _OB_COLUMNS = ("id", "exchange_timestamp", "price", "volume", "action", "direction", "timestamp")
 _TRADE_COLUMNS = ("buy_order_id", "sell_order_id")
 _LOBSTER_COLUMNS = ("time", "type", "order_id", "size", "price", "direction")
-
-FORMATS = ("csv", "ob-analytics", "lobster")
 
 
 def read_flow(
